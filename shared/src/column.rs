@@ -1,0 +1,69 @@
+//! Columns as a page announces them, and how their values are to be read.
+
+use serde::{Deserialize, Serialize};
+
+/// One column of a block's rows, in the order of its fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// The column's name in Postgres, unquoted.
+    pub name: String,
+    /// The Postgres type as `format_type` prints it without a modifier; a domain's base type.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// What the column is to Highwater; absent for a column of the application alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<ColumnRole>,
+}
+
+/// What a column is to Highwater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnRole {
+    /// Part of the primary key.
+    Key,
+    /// When the row last changed; stands once, after the application's columns.
+    ChangedDate,
+    /// Why the key is gone (see [`crate::Reason`]); last, in `delete` blocks only.
+    Reason,
+}
+
+impl Column {
+    /// How the fields of this column are to be read.
+    pub fn value_kind(&self) -> ValueKind {
+        ValueKind::of(&self.type_name)
+    }
+}
+
+/// The ways in which a `COPY` text field is read; every other type is text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueKind {
+    /// `smallint`, `integer`, `bigint`, `oid`.
+    Integer,
+    /// `boolean`, `t` or `f`.
+    Boolean,
+    /// `real`, `double precision`.
+    Float,
+    /// `bytea`, as `\x` and hexadecimal digits.
+    Bytes,
+    /// `timestamp with time zone`, printed in UTC.
+    TimestampWithZone,
+    /// `timestamp without time zone`.
+    Timestamp,
+    /// Everything else, as Postgres prints it.
+    Text,
+}
+
+impl ValueKind {
+    /// The way to read values of the Postgres type `type_name`, as `format_type` prints it.
+    pub fn of(type_name: &str) -> Self {
+        match type_name {
+            "smallint" | "integer" | "bigint" | "oid" => Self::Integer,
+            "boolean" => Self::Boolean,
+            "real" | "double precision" => Self::Float,
+            "bytea" => Self::Bytes,
+            "timestamp with time zone" => Self::TimestampWithZone,
+            "timestamp without time zone" => Self::Timestamp,
+            _ => Self::Text,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Errors on the wire: RFC 9457 problems with a stable `code`.
+
+use serde::{Deserialize, Serialize};
+
+/// The body of every error, as `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URI for the kind of problem; always `about:blank`, since `code` says it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The standard phrase of the status.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What a program goes by.
+    pub code: Code,
+    /// What was wrong, where, and what to do.
+    pub detail: String,
+    /// Why the cursor cannot be served, with `resync_required`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ResyncReason>,
+}
+
+/// What went wrong, as a program reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// 400: `since` is neither a date nor a cursor.
+    InvalidSince,
+    /// 400: `limit` is not a number of 1 or more.
+    InvalidLimit,
+    /// 400: `wait` is not a number from 0 to 60, or not served.
+    InvalidWait,
+    /// 400: `entity` is empty or not text.
+    InvalidEntity,
+    /// 401: the caller did not say who it is.
+    Unauthenticated,
+    /// 403: the caller may not read the entity.
+    ForbiddenEntity,
+    /// 404: no entity has this name.
+    UnknownEntity,
+    /// 404: nothing is at this path.
+    NotFound,
+    /// 405: the path takes GET only.
+    MethodNotAllowed,
+    /// 406: none of the accepted media types can be served.
+    NotAcceptable,
+    /// 410: the cursor cannot be served; ask again without `since`.
+    ResyncRequired,
+    /// 429: too many requests from this caller.
+    TooManyRequests,
+    /// 503: cannot be answered now; try again after `Retry-After`.
+    Unavailable,
+    /// 500: a fault of the server's own.
+    Internal,
+}
+
+impl Code {
+    /// The HTTP status that goes with the code.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidSince | Self::InvalidLimit | Self::InvalidWait | Self::InvalidEntity => 400,
+            Self::Unauthenticated => 401,
+            Self::ForbiddenEntity => 403,
+            Self::UnknownEntity | Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::NotAcceptable => 406,
+            Self::ResyncRequired => 410,
+            Self::TooManyRequests => 429,
+            Self::Internal => 500,
+            Self::Unavailable => 503,
+        }
+    }
+}
+
+/// Why a cursor cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncReason {
+    /// The cursor comes from another source.
+    SourceChanged,
+    /// The cursor was made for another scope.
+    ScopeChanged,
+}
