@@ -1,0 +1,74 @@
+-- What Highwater remembers: which database this is, which tables are entities, and what is gone.
+
+do $$
+begin
+    if current_setting('server_version_num')::int < 140000 then
+        raise exception 'Highwater needs Postgres 14 or later, this is %', current_setting('server_version');
+    end if;
+end
+$$;
+
+-- The identity of this database. `own_id` goes with a dump or a restore, the rest does not, and
+-- so the server can tell the original from what was made of it.
+create table highwater.source (
+    only_row boolean primary key default true check (only_row),
+    own_id uuid not null default gen_random_uuid(),
+    system_identifier bigint not null,
+    database oid not null
+);
+
+insert into highwater.source (system_identifier, database)
+select s.system_identifier, d.oid
+from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+where d.datname = current_database();
+
+-- Every change in what an entity is takes a number from here, so that no number stands for two
+-- states of any entity.
+create sequence highwater.incarnation;
+
+create table highwater.entity (
+    -- Cursors name entities by this number; it stays with the name for good.
+    number integer generated always as identity primary key,
+    name text not null unique,
+    -- Null while the entity is disabled: the row is kept, so that a later `enable` is known for
+    -- a return, and dates from before it begin anew.
+    relation regclass unique,
+    incarnation bigint not null default nextval('highwater.incarnation'),
+    began_date timestamptz not null,
+    -- The primary key's columns in order, and their types: tombstones hold keys of this shape.
+    key_columns text[] not null,
+    key_types text[] not null,
+    -- Published columns: those chosen, or all but those excluded.
+    chosen_columns text[],
+    excluded_columns text[],
+    scope_column text,
+    -- How far `purge` has removed what was deleted.
+    purged_xid xid8,
+    purged_date timestamptz
+);
+
+-- SQLite cannot hold two tables whose names differ only by case.
+create unique index entity_name_without_case on highwater.entity (lower(name));
+
+-- A key that went by `delete` or by a change of key. Rows are added and purged, never changed.
+-- The key is text, not typed: a later `alter table` must not make the application's delete fail.
+create table highwater.tombstone (
+    entity integer not null references highwater.entity,
+    changed_xid xid8 not null,
+    changed_date timestamptz not null,
+    key text[] not null,
+    -- The row's value of the scope column, for entities that have one.
+    scope text
+);
+
+create index tombstone_xid on highwater.tombstone (entity, changed_xid, key);
+create index tombstone_date on highwater.tombstone (entity, changed_date, key);
+
+-- A truncate leaves no keys to bury: the entity begins anew for whoever has not seen it.
+create table highwater.truncation (
+    entity integer not null references highwater.entity,
+    changed_xid xid8 not null,
+    changed_date timestamptz not null
+);
+
+create index truncation_xid on highwater.truncation (entity, changed_xid);

@@ -1,0 +1,397 @@
+-- `enable` and `disable`: a table becomes an entity, and ceases to be one.
+
+-- The type beneath a domain.
+create function highwater.base_type(type oid) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive base (oid, typbasetype) as (
+        select t.oid, t.typbasetype from pg_type t where t.oid = type
+        union all
+        select t.oid, t.typbasetype from base b join pg_type t on t.oid = b.typbasetype
+    )
+    select oid from base where typbasetype = 0
+$$;
+
+-- Why a column cannot be part of a key, or null. Two spellings of one value would be one key in
+-- Postgres and two in SQLite.
+create function highwater.key_column_fault(relation oid, attnum smallint) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive type (oid, typmod, coll) as (
+        select a.atttypid, a.atttypmod, a.attcollation
+        from pg_attribute a where a.attrelid = key_column_fault.relation and a.attnum = key_column_fault.attnum
+        union all
+        -- A domain carries its modifier; an array, a range and a composite contain others.
+        select inner_type.oid, inner_type.typmod, type.coll
+        from type
+        join pg_type t on t.oid = type.oid
+        cross join lateral (
+            select t.typbasetype, t.typtypmod where t.typtype = 'd'
+            union all
+            select t.typelem, type.typmod where t.typcategory = 'A' and t.typelem <> 0
+            union all
+            select r.rngsubtype, -1 from pg_range r where r.rngtypid = t.oid or r.rngmultitypid = t.oid
+            union all
+            select a.atttypid, a.atttypmod from pg_attribute a
+            where a.attrelid = t.typrelid and t.typrelid <> 0 and a.attnum > 0 and not a.attisdropped
+        ) inner_type (oid, typmod)
+    )
+    select case
+        when t.typname in ('float4', 'float8', 'interval', 'jsonb', 'citext') and (n.nspname = 'pg_catalog' or t.typname = 'citext')
+            then format('equal values of type %s can be written in two ways', t.typname)
+        when t.oid = 'numeric'::regtype and type.typmod = -1
+            then 'numeric without a fixed scale writes equal values in two ways (1.0 and 1.00)'
+        when t.oid = 'bpchar'::regtype and type.typmod = -1
+            then 'bpchar without a length writes equal values in two ways'
+        when c.oid is not null and not c.collisdeterministic
+            then format('its collation %I is nondeterministic, so equal values can be written in two ways', c.collname)
+        end
+    from type
+    join pg_type t on t.oid = type.oid
+    join pg_namespace n on n.oid = t.typnamespace
+    left join pg_collation c on c.oid = type.coll
+    order by 1 nulls last
+    limit 1
+$$;
+
+-- Refuses a relation that cannot be an entity at all, with the reason and the remedy.
+create function highwater.check_relation(relation regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    class pg_class;
+    schema text;
+begin
+    select c.* into class from pg_class c where c.oid = relation;
+    if not found then
+        raise exception 'there is no table with the id %', relation::oid;
+    end if;
+    select n.nspname into schema from pg_namespace n where n.oid = class.relnamespace;
+    if schema in ('highwater', 'information_schema') or schema like 'pg\_%' and class.relpersistence <> 't' then
+        raise exception '% is in the schema %, whose tables cannot be entities', relation, schema
+            using hint = 'enable a table of the application';
+    elsif class.relkind in ('v', 'm') then
+        raise exception '% is a view', relation using hint = 'enable the tables beneath it';
+    elsif class.relkind = 'f' then
+        raise exception '% is a foreign table', relation using hint = 'enable it in the database where it is stored';
+    elsif class.relkind not in ('r', 'p') then
+        raise exception '% is not a table', relation using hint = 'enable a table';
+    elsif class.relpersistence = 't' then
+        raise exception '% is a temporary table', relation using hint = 'enable a table that lasts';
+    elsif class.relpersistence = 'u' then
+        raise exception '% is unlogged: a crash would empty it without a trace', relation
+            using hint = format('alter table %s set logged', relation);
+    elsif class.relispartition then
+        raise exception '% is a partition', relation using hint = 'enable the partitioned table that it belongs to';
+    elsif class.relkind = 'r' and exists (select from pg_inherits i where relation in (i.inhparent, i.inhrelid)) then
+        raise exception '% takes part in table inheritance', relation
+            using hint = 'enable tables without inheritance; partitioned tables can be enabled';
+    elsif not exists (select from pg_index i where i.indrelid = relation and i.indisprimary) then
+        raise exception '% has no primary key', relation
+            using hint = format('alter table %s add primary key (...)', relation);
+    end if;
+end
+$$;
+
+-- Refuses a name that an entity cannot have.
+create function highwater.check_name(relation regclass, name text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    holder text;
+begin
+    if name = '' or name ~ '[[:cntrl:],]' then
+        raise exception 'an entity cannot be called %', quote_literal(name)
+            using hint = 'choose a name without commas and control characters: --name';
+    elsif lower(name) = 'sync_helper' or lower(name) like 'sqlite\_%' or lower(name) like 'highwater\_%' then
+        raise exception 'the name % is reserved in the offline store', quote_ident(name)
+            using hint = 'choose another one: --name';
+    end if;
+    select e.relation::text into holder from highwater.entity e
+    where lower(e.name) = lower(check_name.name) and e.relation is not null and e.relation <> check_name.relation
+      and exists (select from pg_class c where c.oid = e.relation);
+    if found then
+        raise exception 'the name % is taken by % (names that differ only by case are one in SQLite)', quote_ident(name), holder
+            using hint = 'choose another one: --name';
+    end if;
+end
+$$;
+
+-- Refuses columns that cannot be published, keyed or stamped.
+create function highwater.check_columns(
+    relation regclass, key_columns text[], chosen text[], excluded text[], scope text
+) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    fault record;
+    own constant text[] := array['changed_xid', 'changed_date', 'deleted'];
+    known text[] := (select array_agg(attname::text) from pg_attribute
+                     where attrelid = relation and attnum > 0 and not attisdropped);
+begin
+    if chosen is not null and excluded is not null then
+        raise exception 'columns can be chosen or excluded, not both' using hint = 'give --columns or --exclude';
+    end if;
+    select c as name into fault from unnest(chosen || excluded || scope) c where c <> all (known || own);
+    if found then
+        raise exception '% has no column %', relation, quote_ident(fault.name) using hint = 'check the spelling and the case';
+    end if;
+    select c as name into fault from unnest(chosen || excluded) c where c = any (own);
+    if found then
+        raise exception 'the column % is Highwater''s own and goes with every row', quote_ident(fault.name)
+            using hint = 'leave it out of the list';
+    end if;
+    select k as name into fault from unnest(key_columns) k
+    where k = any (excluded) or chosen is not null and k <> all (chosen);
+    if found then
+        raise exception 'the key column % must be published', quote_ident(fault.name)
+            using hint = 'choose it, or do not exclude it';
+    end if;
+
+    select a.attname as name, highwater.key_column_fault(relation, a.attnum) as reason into fault
+    from pg_attribute a
+    where a.attrelid = relation and a.attname = any (key_columns)
+      and highwater.key_column_fault(relation, a.attnum) is not null;
+    if found then
+        raise exception 'the key column % of % cannot be a key of an entity: %', quote_ident(fault.name), relation, fault.reason
+            using hint = 'give the table a primary key of another type, such as bigint, text or uuid';
+    end if;
+
+    select min(a.attname) as one, max(a.attname) as other into fault
+    from pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+      and (chosen is null or a.attname = any (chosen)) and a.attname <> all (coalesce(excluded, '{}'))
+    group by lower(a.attname) having count(*) > 1;
+    if found then
+        raise exception 'the columns % and % differ only by case, SQLite cannot hold both', quote_ident(fault.one), quote_ident(fault.other)
+            using hint = 'exclude or rename one of them';
+    end if;
+
+    select a.attname as name, format_type(a.atttypid, null) as type, w.type as wanted into fault
+    from pg_attribute a
+    join (values ('changed_xid', 'xid8'), ('changed_date', 'timestamp with time zone'), ('deleted', 'boolean')) w (name, type)
+      on w.name = a.attname
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+      and (format_type(a.atttypid, null) <> w.type or a.attgenerated <> '' or a.attidentity <> '');
+    if found then
+        raise exception '% has a column % of type %; Highwater needs it as a plain column of type %', relation, quote_ident(fault.name), fault.type, fault.wanted
+            using hint = format('alter table %s rename column %I to something else', relation, fault.name);
+    end if;
+
+    select t.tgname as name into fault from pg_trigger t
+    where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 3 = 3
+      and t.tgname collate "C" > '~~highwater_stamp' and t.tgname not like '~~highwater\_%';
+    if found then
+        raise exception 'the trigger % of % fires after Highwater''s own, so what it changes would not be stamped', quote_ident(fault.name), relation
+            using hint = format('alter trigger %I on %s rename to a name that sorts before ~~highwater_stamp', fault.name, relation);
+    end if;
+end
+$$;
+
+-- Adds the three columns with constants, so that nothing is rewritten, and the lasting defaults.
+create function highwater.add_columns(relation regclass, xid xid8, now timestamptz) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    own record;
+    empty boolean;
+begin
+    for own in
+        select w.*, a.attname is null as missing, not coalesce(a.attnotnull, false) as nullable
+        from (values ('changed_xid', 'xid8', quote_literal(xid), 'pg_catalog.pg_current_xact_id()'),
+                     ('changed_date', 'timestamptz', quote_literal(now), 'pg_catalog.clock_timestamp()'),
+                     ('deleted', 'boolean', 'false', 'false')) w (name, type, constant, lasting)
+        left join pg_attribute a on a.attrelid = relation and a.attname = w.name and not a.attisdropped
+    loop
+        if own.missing then
+            execute format('alter table %s add column %I %s not null default %s', relation, own.name, own.type, own.constant);
+        elsif own.nullable then
+            execute format('select exists (select from %s where %I is null)', relation, own.name) into empty;
+            if empty then
+                raise exception 'the column % of % is null in some rows', quote_ident(own.name), relation
+                    using hint = format('update %s set %I = %s where %I is null', relation, own.name, own.constant, own.name);
+            end if;
+            execute format('alter table %s alter column %I set not null', relation, own.name);
+        end if;
+        execute format('alter table %s alter column %I set default %s', relation, own.name, own.lasting);
+    end loop;
+end
+$$;
+
+-- Puts the triggers on the table and its partitions. `enable always`: rows that replication
+-- writes are changes too. Truncate triggers are not inherited by partitions, the others are.
+create function highwater.add_triggers(relation regclass, number integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    part regclass;
+begin
+    execute format('create or replace trigger "~~highwater_stamp" before insert or update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number);
+    execute format('create or replace trigger "~~highwater_bury" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number);
+    for part in select relid from pg_partition_tree(relation) union select relation loop
+        execute format('create or replace trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number);
+        execute format('alter table only %s enable always trigger "~~highwater_stamp", enable always trigger "~~highwater_bury", enable always trigger "~~highwater_truncate"', part);
+    end loop;
+end
+$$;
+
+create function highwater.index_name(number integer, kind text) returns text
+language sql immutable
+as $$ select pg_catalog.format('highwater_%s_%s', number, kind) $$;
+
+-- The columns of one of an entity's two indexes: `xid` for changes since a snapshot, `date` for
+-- those since a date.
+create function highwater.index_columns(number integer, kind text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case kind when 'date' then 'changed_date'
+           else 'changed_xid, ' || (select string_agg(quote_ident(k), ', ' order by n)
+                                    from unnest(e.key_columns) with ordinality c (k, n)) end
+    from highwater.entity e where e.number = index_columns.number
+$$;
+
+-- Makes a table an entity. Options left null stay as they were; at first they mean: the table's
+-- own name, no scope, all columns. Returns the entity's number.
+--
+-- Anew means a new incarnation: every client fetches the entity from the beginning.
+create function highwater.enable(
+    relation regclass,
+    name text default null,
+    scope text default null,
+    columns text[] default null,
+    exclude text[] default null,
+    indexes boolean default true
+) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    before highwater.entity;
+    after highwater.entity;
+    xid xid8;
+    now timestamptz;
+    key_names text[];
+    kept text[];
+    kind text;
+begin
+    perform highwater.check_relation(relation);
+    -- First the lock, so that no older writer is left; then the id, then the clock.
+    execute format('lock table %s in access exclusive mode', relation);
+    xid := pg_current_xact_id();
+    now := clock_timestamp();
+    lock table highwater.entity in share row exclusive mode;
+
+    select array_agg(a.attname::text order by k.place), array_agg(format_type(highwater.base_type(a.atttypid), null) order by k.place)
+    into after.key_columns, after.key_types
+    from pg_index i
+    cross join unnest(i.indkey::int2[]) with ordinality k (attnum, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where i.indrelid = enable.relation and i.indisprimary and k.place <= i.indnkeyatts;
+    key_names := after.key_columns;
+
+    select e.* into before from highwater.entity e where e.relation = enable.relation;
+    after.name := coalesce(enable.name, before.name, (select c.relname from pg_class c where c.oid = enable.relation));
+    after.scope_column := coalesce(enable.scope, before.scope_column);
+    after.chosen_columns := case when exclude is null then coalesce(enable.columns, before.chosen_columns) end;
+    after.excluded_columns := case when enable.columns is null then coalesce(enable.exclude, before.excluded_columns) end;
+    perform highwater.check_name(relation, after.name);
+    perform highwater.check_columns(relation, key_names, coalesce(enable.columns, after.chosen_columns),
+                                    coalesce(enable.exclude, after.excluded_columns), after.scope_column);
+
+    perform highwater.add_columns(relation, xid, now);
+    if before.number is null or before.name <> after.name then
+        -- Another entity's number would let its cursors mean this one: a renamed entity is new,
+        -- and a name that comes back keeps the number it had.
+        update highwater.entity e set relation = null where e.relation = enable.relation;
+        select e.* into before from highwater.entity e where e.name = after.name;
+        if before.number is null then
+            insert into highwater.entity (name, relation, began_date, key_columns, key_types)
+            values (after.name, enable.relation, now, key_names, after.key_types)
+            returning * into before;
+        end if;
+    end if;
+    if before.key_columns <> key_names then
+        execute format('drop index if exists %I.%I', (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                                                      where c.oid = enable.relation), highwater.index_name(before.number, 'xid'));
+    end if;
+    if before.relation is distinct from enable.relation
+       or (before.key_columns, before.key_types) is distinct from (key_names, after.key_types)
+       or (before.chosen_columns, before.excluded_columns, before.scope_column)
+          is distinct from (after.chosen_columns, after.excluded_columns, after.scope_column) then
+        delete from highwater.tombstone t where t.entity = before.number;
+        delete from highwater.truncation t where t.entity = before.number;
+        update highwater.entity e
+        set relation = enable.relation, incarnation = nextval('highwater.incarnation'), began_date = now,
+            key_columns = key_names, key_types = after.key_types,
+            chosen_columns = after.chosen_columns, excluded_columns = after.excluded_columns,
+            scope_column = after.scope_column, purged_xid = null, purged_date = null
+        where e.number = before.number;
+    end if;
+
+    select array_agg(a.attname::text) into kept
+    from pg_attribute a
+    where a.attrelid = enable.relation and a.attnum > 0 and not a.attisdropped
+      and a.attname not in ('changed_xid', 'changed_date', 'deleted')
+      and (a.attgenerated <> '' or a.attname is distinct from after.scope_column and (
+            a.attname = any (after.excluded_columns)
+            or after.chosen_columns is not null and a.attname <> all (after.chosen_columns)));
+    perform highwater.write_trigger_functions(before.number, key_names, after.key_types, kept, after.scope_column);
+    perform highwater.add_triggers(relation, before.number);
+    if indexes then
+        foreach kind in array array['xid', 'date'] loop
+            execute format('create index if not exists %I on %s (%s)', highwater.index_name(before.number, kind),
+                           relation, highwater.index_columns(before.number, kind));
+        end loop;
+    end if;
+    return before.number;
+end
+$$;
+
+-- Undoes `enable`. Columns stay unless told otherwise; with them their defaults, since rows are
+-- still written. False where the table is no entity.
+create function highwater.disable(relation regclass, drop_columns boolean default false) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    entity highwater.entity;
+    part regclass;
+    schema text;
+    kind text;
+begin
+    execute format('lock table %s in access exclusive mode', relation);
+    select e.* into entity from highwater.entity e where e.relation = disable.relation;
+    if entity.number is not null then
+        delete from highwater.tombstone t where t.entity = entity.number;
+        delete from highwater.truncation t where t.entity = entity.number;
+        update highwater.entity e set relation = null where e.number = entity.number;
+        execute format('drop trigger if exists "~~highwater_stamp" on %s', relation);
+        execute format('drop trigger if exists "~~highwater_bury" on %s', relation);
+        for part in select relid from pg_partition_tree(relation) union select relation loop
+            execute format('drop trigger if exists "~~highwater_truncate" on %s', part);
+        end loop;
+        execute format('drop function if exists highwater.%I()', 'stamp_' || entity.number);
+        execute format('drop function if exists highwater.%I()', 'bury_' || entity.number);
+        select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
+        foreach kind in array array['xid', 'date'] loop
+            execute format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind));
+        end loop;
+    end if;
+    if drop_columns then
+        execute format('alter table %s drop column if exists changed_xid, drop column if exists changed_date, drop column if exists deleted', relation);
+    end if;
+    return entity.number is not null;
+end
+$$;
+
+-- A role that may read tables does not thereby get to make entities of them.
+revoke execute on function highwater.enable(regclass, text, text, text[], text[], boolean) from public;
+revoke execute on function highwater.disable(regclass, boolean) from public;

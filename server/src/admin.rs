@@ -1,0 +1,290 @@
+//! What the commands other than `serve` do to the database.
+
+use std::time::Duration;
+
+use highwater_shared::EntityName;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row};
+
+use crate::quoting::identifier;
+
+/// How long one attempt waits for the lock on a table. While it waits, others queue behind it.
+const LOCK_WAIT: &str = "2s";
+
+/// How often the lock is tried for.
+const LOCK_ATTEMPTS_MAX: u32 = 30;
+
+/// What lies between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The table stayed locked by others.
+    #[error("{table} was in use by other transactions for too long; end those that sit idle, and try again")]
+    Locked {
+        /// The table, as it was named.
+        table: String,
+    },
+    /// A function of the schema refused; Postgres' own words, with the hint.
+    #[error("{message}")]
+    Refused {
+        /// What was wrong and what to do.
+        message: String,
+    },
+    /// The schema is not there.
+    #[error("the schema highwater is missing; run `highwater-server migrate` on this database first")]
+    NotMigrated,
+    /// The migrations could not be run.
+    #[error("cannot migrate")]
+    Migrate(#[from] MigrateError),
+    /// Postgres refused or went away.
+    #[error("cannot use the database")]
+    Postgres(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for AdminError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(refusal) = error.as_database_error() else {
+            return Self::Postgres(error);
+        };
+        match refusal.code().as_deref() {
+            Some("3F000" | "42P01") if refusal.message().contains("\"highwater") => Self::NotMigrated,
+            _ => {
+                let hint = refusal
+                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                    .and_then(sqlx::postgres::PgDatabaseError::hint)
+                    .map(|hint| format!("; {hint}"))
+                    .unwrap_or_default();
+                Self::Refused {
+                    message: format!("{}{hint}", refusal.message()),
+                }
+            }
+        }
+    }
+}
+
+/// How a table is to become an entity. What is absent stays as it was, at first: all columns,
+/// no scope, the table's own name.
+#[derive(Clone, Debug, Default)]
+pub struct EnableOptions {
+    /// The public name.
+    pub name: Option<String>,
+    /// The scope column.
+    pub scope: Option<String>,
+    /// The columns to publish.
+    pub columns: Option<Vec<String>>,
+    /// The columns to hide.
+    pub exclude: Option<Vec<String>>,
+}
+
+/// An entity as `highwater-server entities` lists it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedEntity {
+    /// The public name.
+    pub name: EntityName,
+    /// The table, as SQL names it; absent where it was dropped.
+    pub table: Option<String>,
+    /// The key's columns.
+    pub key: Vec<String>,
+    /// The published columns, where they were chosen.
+    pub columns: Option<Vec<String>>,
+    /// The hidden columns.
+    pub exclude: Vec<String>,
+    /// The scope column.
+    pub scope: Option<String>,
+    /// Rows by Postgres' statistics.
+    pub estimated_rows: Option<i64>,
+    /// Whether both indexes are there and valid.
+    pub indexed: bool,
+}
+
+/// Creates or upgrades the schema `highwater`. Its bookkeeping lives inside the schema, so that
+/// it never meets an application's own migrations.
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), AdminError> {
+    let mut migrator: Migrator = sqlx::migrate!("./migrations");
+    migrator.create_schema("highwater");
+    migrator.dangerous_set_table_name("highwater.migration");
+    migrator.run(connection).await?;
+    Ok(())
+}
+
+/// Makes a table an entity, and builds its indexes without holding up its writers.
+pub async fn enable(
+    connection: &mut PgConnection,
+    table: &str,
+    options: &EnableOptions,
+) -> Result<(), AdminError> {
+    let mut attempt = 1;
+    let number = loop {
+        match enable_once(connection, table, options).await {
+            Err(error) if is_lock_timeout(&error) && attempt < LOCK_ATTEMPTS_MAX => attempt += 1,
+            Err(error) if is_lock_timeout(&error) => {
+                return Err(AdminError::Locked {
+                    table: table.to_owned(),
+                });
+            }
+            other => break other?,
+        }
+        tracing::info!(table, attempt, "the table is in use; trying again");
+        tokio::time::sleep(LOCK_PAUSE).await;
+    };
+    for kind in ["xid", "date"] {
+        build_index(connection, table, number, kind).await?;
+    }
+    Ok(())
+}
+
+async fn enable_once(
+    connection: &mut PgConnection,
+    table: &str,
+    options: &EnableOptions,
+) -> Result<i32, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query("select set_config('lock_timeout', $1, true)")
+        .bind(LOCK_WAIT)
+        .execute(&mut *transaction)
+        .await?;
+    let number = sqlx::query_scalar("select highwater.enable($1::text::regclass, $2, $3, $4, $5, false)")
+        .bind(table)
+        .bind(&options.name)
+        .bind(&options.scope)
+        .bind(&options.columns)
+        .bind(&options.exclude)
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(number)
+}
+
+/// Builds one of an entity's indexes `concurrently`: on a partitioned table on each partition,
+/// which is then attached. One that a failed attempt left invalid is built anew.
+async fn build_index(
+    connection: &mut PgConnection,
+    table: &str,
+    number: i32,
+    kind: &str,
+) -> Result<(), AdminError> {
+    // From the root down: each relation with its index's name, and that of its parent's index.
+    let relations = sqlx::query(
+        "select n.nspname::text as schema, c.relname::text as relation, p.isleaf or c.relkind = 'r' as leaf,
+             highwater.index_name($2, $3) || case when p.level > 0 then '_' || c.oid else '' end as index,
+             highwater.index_name($2, $3) || case when p.level > 1 then '_' || p.parentrelid::oid else '' end as parent,
+             pn.nspname::text as parent_schema, p.level,
+             (select not i.indisvalid from pg_index i join pg_class ic on ic.oid = i.indexrelid
+              where i.indrelid = c.oid
+                and ic.relname = highwater.index_name($2, $3) || case when p.level > 0 then '_' || c.oid else '' end) as invalid
+         from (select relid, parentrelid, isleaf, level from pg_partition_tree($1::text::regclass)
+               union select $1::text::regclass, null, true, 0
+               where not exists (select from pg_partition_tree($1::text::regclass))) p
+         join pg_class c on c.oid = p.relid
+         join pg_namespace n on n.oid = c.relnamespace
+         left join pg_class pc on pc.oid = p.parentrelid
+         left join pg_namespace pn on pn.oid = pc.relnamespace
+         order by p.level",
+    )
+    .bind(table)
+    .bind(number)
+    .bind(kind)
+    .fetch_all(&mut *connection)
+    .await?;
+    let columns: String = sqlx::query_scalar("select highwater.index_columns($1, $2)")
+        .bind(number)
+        .bind(kind)
+        .fetch_one(&mut *connection)
+        .await?;
+    for row in &relations {
+        let name = |column: &str| row.try_get::<String, _>(column).map(|name| identifier(&name));
+        let (schema, relation, index) = (name("schema")?, name("relation")?, name("index")?);
+        let leaf: bool = row.try_get("leaf")?;
+        if leaf && row.try_get::<Option<bool>, _>("invalid")?.unwrap_or(false) {
+            run(
+                connection,
+                format!("drop index concurrently if exists {schema}.{index}"),
+            )
+            .await?;
+        }
+        let (how, only) = if leaf { ("concurrently", "") } else { ("", "only ") };
+        run(
+            connection,
+            format!("create index {how} if not exists {index} on {only}{schema}.{relation} ({columns})"),
+        )
+        .await?;
+    }
+    for row in relations.iter().rev() {
+        if row.try_get::<i32, _>("level")? == 0 {
+            continue;
+        }
+        let name = |column: &str| row.try_get::<String, _>(column).map(|name| identifier(&name));
+        let (parent_schema, parent, schema, index) = (
+            name("parent_schema")?,
+            name("parent")?,
+            name("schema")?,
+            name("index")?,
+        );
+        run(
+            connection,
+            format!("alter index {parent_schema}.{parent} attach partition {schema}.{index}"),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Undoes `enable`. False where the table was no entity.
+pub async fn disable(
+    connection: &mut PgConnection,
+    table: &str,
+    drop_columns: bool,
+) -> Result<bool, AdminError> {
+    let was = sqlx::query_scalar("select highwater.disable($1::text::regclass, $2)")
+        .bind(table)
+        .bind(drop_columns)
+        .fetch_one(connection)
+        .await?;
+    Ok(was)
+}
+
+/// All entities, by name.
+pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>, AdminError> {
+    let rows = sqlx::query(
+        "select e.name, case when c.oid is not null then e.relation::text end as table_name, e.key_columns,
+             e.chosen_columns, coalesce(e.excluded_columns, '{}') as excluded, e.scope_column,
+             nullif(c.reltuples, -1)::bigint as estimated_rows,
+             (select count(*) = 2 from pg_index i join pg_class ic on ic.oid = i.indexrelid
+              where i.indrelid = c.oid and i.indisvalid
+                and ic.relname in (highwater.index_name(e.number, 'xid'), highwater.index_name(e.number, 'date'))) as indexed
+         from highwater.entity e left join pg_class c on c.oid = e.relation
+         where e.relation is not null
+         order by e.name",
+    )
+    .fetch_all(connection)
+    .await?;
+    let listed = |row: &sqlx::postgres::PgRow| {
+        Ok(ListedEntity {
+            name: EntityName::new(row.try_get::<String, _>("name")?),
+            table: row.try_get("table_name")?,
+            key: row.try_get("key_columns")?,
+            columns: row.try_get("chosen_columns")?,
+            exclude: row.try_get("excluded")?,
+            scope: row.try_get("scope_column")?,
+            estimated_rows: row.try_get("estimated_rows")?,
+            indexed: row.try_get::<Option<bool>, _>("indexed")?.unwrap_or(false),
+        })
+    };
+    rows.iter().map(listed).collect()
+}
+
+async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+}

@@ -1,0 +1,147 @@
+//! The command line.
+
+#![expect(
+    clippy::doc_markdown,
+    reason = "help texts are read on a terminal, not as Markdown"
+)]
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serves what changed in Postgres tables since a cursor, exactly.
+#[derive(Debug, Parser)]
+#[command(
+    name = "highwater-server",
+    version,
+    after_help = "Examples:
+  export DATABASE_URL=postgres://postgres@localhost/shop
+  highwater-server migrate
+  highwater-server enable product
+  highwater-server serve
+  curl 'http://127.0.0.1:8080/changes?limit=3'"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "HIGHWATER_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Database {
+    /// The database, such as postgres://user:password@host:5432/shop?sslmode=require
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) database_url: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answers GET /changes until SIGTERM or Ctrl-C
+    Serve(Serve),
+    /// Creates or upgrades the schema `highwater`
+    Migrate {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Makes a table an entity: adds its columns, triggers and indexes
+    #[command(after_help = "Examples:
+  highwater-server enable product
+  highwater-server enable shop.customer --exclude password_hash,notes
+  highwater-server enable '\"Odd Name\"' --name odd
+
+Options that are not given stay as they were. Running it again is harmless, and needed after the primary key changed.")]
+    Enable(Enable),
+    /// Makes an entity a plain table again
+    Disable {
+        #[command(flatten)]
+        database: Database,
+        /// The table, as in SQL: product, shop.product, '"Odd Name"'
+        table: String,
+        /// Drop the columns changed_xid, changed_date and deleted too
+        #[arg(long)]
+        drop_columns: bool,
+    },
+    /// Lists the entities
+    Entities {
+        #[command(flatten)]
+        database: Database,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) database: Database,
+
+    /// The address to listen on
+    #[arg(
+        long,
+        env = "HIGHWATER_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) listen: SocketAddr,
+
+    /// Serve every caller on an address that others can reach
+    #[arg(long)]
+    pub(crate) insecure: bool,
+
+    /// The most connections to Postgres
+    #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) pool_size: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enable {
+    #[command(flatten)]
+    pub(crate) database: Database,
+
+    /// The table, as in SQL: product, shop.product, '"Odd Name"'
+    pub(crate) table: String,
+
+    /// The public name of the entity [default: the table's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// The column whose value limits who may see a row
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) scope: Option<String>,
+
+    /// Publish these columns only; the key must be among them
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub(crate) columns: Option<Vec<String>>,
+
+    /// Publish all columns but these
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "COLUMNS",
+        conflicts_with = "columns"
+    )]
+    pub(crate) exclude: Option<Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

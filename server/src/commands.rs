@@ -1,0 +1,114 @@
+//! The commands: each calls the library and says what came of it.
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, bail};
+use highwater_server::admin::{self, EnableOptions, ListedEntity};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::cli::{Cli, Command, Database, Enable};
+use crate::serving;
+
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(serve) => serving::serve(serve).await,
+        Command::Migrate { database } => {
+            admin::migrate(&mut connect(&database).await?).await?;
+            say("the schema highwater is up to date")
+        }
+        Command::Enable(enable) => self::enable(enable).await,
+        Command::Disable {
+            database,
+            table,
+            drop_columns,
+        } => {
+            let was = admin::disable(&mut connect(&database).await?, &table, drop_columns).await?;
+            say(&format!(
+                "{table} {}",
+                if was {
+                    "is no longer an entity"
+                } else {
+                    "was no entity"
+                }
+            ))
+        }
+        Command::Entities { database, json } => {
+            let entities = admin::entities(&mut connect(&database).await?).await?;
+            if json {
+                say(&serde_json::to_string(&entities)?)
+            } else {
+                say(&table(&entities))
+            }
+        }
+    }
+}
+
+/// Says on standard error what went wrong, with its causes.
+pub(crate) fn say_error(error: &anyhow::Error) {
+    let _ = writeln!(io::stderr(), "highwater-server: {error:#}");
+}
+
+async fn enable(enable: Enable) -> anyhow::Result<()> {
+    let mut connection = connect(&enable.database).await?;
+    let options = EnableOptions {
+        name: enable.name,
+        scope: enable.scope,
+        columns: enable.columns,
+        exclude: enable.exclude,
+    };
+    admin::enable(&mut connection, &enable.table, &options).await?;
+    say(&format!("{} is an entity", enable.table))
+}
+
+async fn connect(database: &Database) -> anyhow::Result<PgConnection> {
+    PgConnection::connect(&database.database_url)
+        .await
+        .context("cannot connect to the database")
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => bail!(error),
+        _ => Ok(()),
+    }
+}
+
+/// The entities as aligned text.
+fn table(entities: &[ListedEntity]) -> String {
+    if entities.is_empty() {
+        return "no entities yet; make one with: highwater-server enable <table>".to_owned();
+    }
+    let head = ["entity", "table", "key", "rows (estimated)", "scope", "note"].map(str::to_owned);
+    let rows = entities.iter().map(|entity| {
+        let note = match (&entity.table, entity.indexed) {
+            (None, _) => "its table was dropped",
+            (_, false) => "indexes missing: run enable again",
+            _ => "",
+        };
+        [
+            entity.name.to_string(),
+            entity.table.clone().unwrap_or_default(),
+            entity.key.join(", "),
+            entity
+                .estimated_rows
+                .map_or("unknown".to_owned(), |rows| rows.to_string()),
+            entity.scope.clone().unwrap_or_default(),
+            note.to_owned(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let mut lines = Vec::new();
+    for row in &rows {
+        let cell = |(place, text): (usize, &String)| {
+            let width = rows
+                .iter()
+                .filter_map(|row| row.get(place))
+                .map(|text| text.chars().count())
+                .max();
+            format!("{text:width$}", width = width.unwrap_or(0))
+        };
+        let line: Vec<String> = row.iter().enumerate().map(cell).collect();
+        lines.push(line.join("  ").trim_end().to_owned());
+    }
+    lines.join("\n")
+}

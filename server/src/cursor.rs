@@ -1,0 +1,288 @@
+//! The cursor: the opaque token that a client sends back as `since`.
+//!
+//! It says which source it belongs to, what its holder has seen of which entities, and in the
+//! middle of a pull how far that pull has come. It is URL-safe text over a compact binary form:
+//! numbers as LEB128, ids in flight as differences, a CRC-32 at the end so that a cursor that was
+//! cut or mangled on its way is told from one that means something else.
+
+mod codec;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use highwater_shared::Timestamp;
+use uuid::Uuid;
+
+use crate::snapshot::Snapshot;
+use codec::{Reader, Writer};
+
+/// Version of the binary form.
+const VERSION: u8 = 1;
+
+/// The longest cursor that is looked at, in characters.
+pub const CURSOR_CHARS_MAX: usize = 64 * 1024;
+
+/// A position in the write-ahead log, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lsn(pub u64);
+
+/// The identity of a Postgres database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The cluster's identifier, from `initdb`.
+    pub system_identifier: u64,
+    /// The database within the cluster.
+    pub database_oid: u32,
+    /// The id that Highwater gave it; it stays when the database is restored elsewhere.
+    pub own_id: Uuid,
+    /// How often the cluster's history has branched, by restore or promotion.
+    pub timeline: u32,
+}
+
+/// An entity together with the state of it that a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The entity's number.
+    pub number: i32,
+    /// Its incarnation, see [`crate::entity`].
+    pub incarnation: u64,
+}
+
+/// What the holder had before the pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// All that this snapshot has seen, of the entities that are covered.
+    Snapshot(Snapshot),
+    /// All that changed up to this date, of every entity.
+    Date(Timestamp),
+}
+
+/// What a client holds, and how far its pull has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The database that it was made by.
+    pub source: Source,
+    /// A hash of the scope that it was made for; 0 without one.
+    pub scope: u64,
+    /// The position in the log that a server must have reached to serve it.
+    pub wal: Lsn,
+    /// What the holder had before the pull.
+    pub seen: Seen,
+    /// The entities that `seen` holds for.
+    pub covered: Vec<Covered>,
+    /// The date that is safe to go on from.
+    pub last_sync_date: Timestamp,
+    /// The newest `changed_date` sent so far; `last_sync_date` follows it when that is safe.
+    pub newest: Timestamp,
+    /// Set in the middle of a pull.
+    pub pull: Option<Pull>,
+}
+
+/// A pull under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// The snapshot that the pull leads to.
+    pub target: Snapshot,
+    /// The entities that its end will cover.
+    pub pulled: Vec<Covered>,
+    /// Where the next page begins.
+    pub position: Position,
+}
+
+/// A place in the order of a pull. Ordered by entity, then [`Step`], then what has been sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The entity's number.
+    pub entity: i32,
+    /// The step within the entity.
+    pub step: Step,
+    /// The last row sent in the step; none at its start.
+    pub after: Option<After>,
+}
+
+/// The steps of an entity's part of a pull, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// All live rows, of an entity that begins anew; its `reset` has been sent.
+    Anew,
+    /// Keys from tombstones.
+    Tombstones,
+    /// Keys of rows whose deleted flag is set.
+    Flagged,
+    /// Live rows.
+    Rows,
+}
+
+/// The row after which a step goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct After {
+    /// Its `changed_xid`, or its `changed_date` in microseconds where `seen` is a date; 0 in
+    /// [`Step::Anew`], whose order is the key's alone.
+    pub order: u64,
+    /// Its key, as text.
+    pub key: Vec<String>,
+}
+
+/// The text is no cursor of this server's making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CursorError {
+    /// Not the form of a cursor, or damaged on its way.
+    #[error("it is not a cursor, or was cut or changed on its way")]
+    Damaged,
+    /// Made by a later version of the server.
+    #[error("it was made by a newer server")]
+    Newer,
+}
+
+impl Cursor {
+    /// The text of the cursor.
+    pub fn encode(&self) -> String {
+        let mut out = Writer(vec![VERSION]);
+        out.number(self.source.system_identifier);
+        out.number(u64::from(self.source.database_oid));
+        out.0.extend_from_slice(self.source.own_id.as_bytes());
+        out.number(u64::from(self.source.timeline));
+        out.number(self.scope);
+        out.number(self.wal.0);
+        match &self.seen {
+            Seen::Snapshot(snapshot) => {
+                out.0.push(0);
+                out.snapshot(snapshot);
+            }
+            Seen::Date(date) => {
+                out.0.push(1);
+                out.date(*date);
+            }
+        }
+        out.covered(&self.covered);
+        out.date(self.last_sync_date);
+        out.date(self.newest);
+        match &self.pull {
+            None => out.0.push(0),
+            Some(pull) => {
+                out.0.push(1);
+                out.pull(pull);
+            }
+        }
+        let check = crc32fast::hash(&out.0);
+        out.0.extend_from_slice(&check.to_be_bytes());
+        URL_SAFE_NO_PAD.encode(out.0)
+    }
+
+    /// Reads the text of a cursor.
+    pub fn decode(text: &str) -> Result<Self, CursorError> {
+        if text.len() > CURSOR_CHARS_MAX {
+            return Err(CursorError::Damaged);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Damaged)?;
+        let (body, check) = bytes.split_last_chunk::<4>().ok_or(CursorError::Damaged)?;
+        if crc32fast::hash(body) != u32::from_be_bytes(*check) {
+            return Err(CursorError::Damaged);
+        }
+        let mut input = Reader(body);
+        match input.byte() {
+            Some(VERSION) => {}
+            Some(later) if later > VERSION => return Err(CursorError::Newer),
+            _ => return Err(CursorError::Damaged),
+        }
+        let cursor = input.cursor().ok_or(CursorError::Damaged)?;
+        if input.0.is_empty() {
+            Ok(cursor)
+        } else {
+            Err(CursorError::Damaged)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Xid;
+    use proptest::prelude::*;
+
+    fn snapshots() -> impl Strategy<Value = Snapshot> {
+        (any::<u64>(), proptest::collection::vec(any::<u64>(), 0..20))
+            .prop_map(|(xmax, list)| Snapshot::new(Xid(xmax), list.into_iter().map(Xid).collect()))
+    }
+
+    fn covered() -> impl Strategy<Value = Vec<Covered>> {
+        proptest::collection::vec(
+            (any::<i32>(), any::<u64>()).prop_map(|(number, incarnation)| Covered { number, incarnation }),
+            0..5,
+        )
+    }
+
+    fn pulls() -> impl Strategy<Value = Pull> {
+        let step = prop_oneof![
+            Just(Step::Anew),
+            Just(Step::Tombstones),
+            Just(Step::Flagged),
+            Just(Step::Rows)
+        ];
+        let key = proptest::collection::vec("[^\0]{0,9}", 0..4);
+        let after = proptest::option::of((any::<u64>(), key).prop_map(|(order, key)| After { order, key }));
+        (snapshots(), covered(), any::<i32>(), step, after).prop_map(
+            |(target, pulled, entity, step, after)| Pull {
+                target,
+                pulled,
+                position: Position { entity, step, after },
+            },
+        )
+    }
+
+    fn cursors() -> impl Strategy<Value = Cursor> {
+        let seen = prop_oneof![
+            snapshots().prop_map(Seen::Snapshot),
+            any::<i64>().prop_map(|micros| Seen::Date(Timestamp::from_micros(micros)))
+        ];
+        let source =
+            (any::<u64>(), any::<u32>(), any::<u128>(), any::<u32>()).prop_map(|(a, b, c, d)| Source {
+                system_identifier: a,
+                database_oid: b,
+                own_id: Uuid::from_u128(c),
+                timeline: d,
+            });
+        let rest = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>());
+        (source, seen, covered(), rest, proptest::option::of(pulls())).prop_map(
+            |(source, seen, covered, (scope, wal, date, newest), pull)| Cursor {
+                source,
+                scope,
+                wal: Lsn(wal),
+                seen,
+                covered,
+                last_sync_date: Timestamp::from_micros(date),
+                newest: Timestamp::from_micros(newest),
+                pull,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_comes_back(cursor in cursors()) {
+            let text = cursor.encode();
+            prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+            prop_assert_eq!(Cursor::decode(&text), Ok(cursor));
+        }
+
+        #[test]
+        fn a_cut_or_changed_cursor_is_refused(cursor in cursors(), place: usize, other in "[A-Za-z0-9_-]") {
+            let text = cursor.encode();
+            let place = place % text.len();
+            prop_assert!(Cursor::decode(&text[..place]).is_err());
+            let mut changed = text.clone();
+            changed.replace_range(place..=place, &other);
+            prop_assert!(changed == text || Cursor::decode(&changed).is_err());
+        }
+
+        #[test]
+        fn any_text_is_read_without_panic(text in ".{0,200}", bytes: Vec<u8>) {
+            let _ = Cursor::decode(&text);
+            // With a right check sum, so that the reader itself meets nonsense.
+            let mut body = vec![VERSION];
+            body.extend(&bytes);
+            let check = crc32fast::hash(&body);
+            body.extend(check.to_be_bytes());
+            let _ = Cursor::decode(&URL_SAFE_NO_PAD.encode(body));
+        }
+    }
+}

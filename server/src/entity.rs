@@ -1,0 +1,267 @@
+//! Entities as Postgres' catalog and Highwater's own tables describe them.
+//!
+//! They are read anew in the transaction of every page, so that nothing is served by a
+//! description that is no longer true.
+
+use highwater_shared::{Column, ColumnRole, EntityDescription, EntityName, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row};
+
+use crate::cursor::{Covered, Seen};
+use crate::quoting::identifier;
+use crate::snapshot::{Snapshot, Xid};
+
+/// A table that is an entity, by name only: enough to lock it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The entity's number.
+    pub number: i32,
+    /// The entity's public name.
+    pub name: EntityName,
+    /// The table, qualified and quoted.
+    pub table: String,
+}
+
+/// An entity as it is in one snapshot.
+#[derive(Clone, Debug)]
+pub struct Entity {
+    /// Its number and incarnation. The incarnation of a partitioned table includes its set of
+    /// partitions, since attaching one brings rows that no trigger has stamped.
+    pub covered: Covered,
+    /// Its public name.
+    pub name: EntityName,
+    /// Its table, qualified and quoted.
+    pub table: String,
+    /// The published columns, in the order of the table.
+    pub columns: Vec<Column>,
+    /// The key's columns, in the order of the key.
+    pub key: Vec<KeyColumn>,
+    /// Changes whenever columns, types or key change.
+    pub fingerprint: String,
+    /// Rows by Postgres' statistics.
+    pub estimated_rows: Option<u64>,
+    /// When its incarnation began.
+    pub began_date: Timestamp,
+    /// How far a purge has removed what was deleted.
+    pub purged: Option<(Xid, Timestamp)>,
+    /// Whether it was truncated after what the caller has seen.
+    pub truncated: bool,
+    /// Why it cannot be served, and what to do.
+    pub fault: Option<String>,
+}
+
+/// A column of a key.
+#[derive(Clone, Debug)]
+pub struct KeyColumn {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its type, to cast text to.
+    pub cast: String,
+    /// Its type, as the wire names it.
+    pub type_name: String,
+}
+
+impl Entity {
+    /// Whether a caller that has seen this of the entity must begin anew: what it lacks can no
+    /// longer be told from the table and its tombstones.
+    pub fn begins_anew(&self, seen: &Seen, covered: &[Covered]) -> bool {
+        let lacks = match seen {
+            Seen::Snapshot(snapshot) => {
+                !covered.contains(&self.covered) || self.purged.is_some_and(|(xid, _)| snapshot.xmin() <= xid)
+            }
+            Seen::Date(date) => {
+                *date < self.began_date || self.purged.is_some_and(|(_, purged)| *date <= purged)
+            }
+        };
+        lacks || self.truncated
+    }
+
+    /// What `GET /entities` says of it.
+    pub fn describe(&self) -> EntityDescription {
+        EntityDescription {
+            name: self.name.clone(),
+            columns: self.columns.clone(),
+            key: self.key.iter().map(|column| column.name.clone()).collect(),
+            fingerprint: self.fingerprint.clone(),
+            estimated_rows: self.estimated_rows,
+        }
+    }
+}
+
+/// The tables of all entities, by number.
+pub async fn tables(connection: &mut PgConnection) -> Result<Vec<Table>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select e.number, e.name, n.nspname::text as schema, c.relname::text as relation
+         from highwater.entity e
+         join pg_class c on c.oid = e.relation
+         join pg_namespace n on n.oid = c.relnamespace
+         order by e.number",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Table {
+                number: row.try_get("number")?,
+                name: EntityName::new(row.try_get::<String, _>("name")?),
+                table: qualified(row)?,
+            })
+        })
+        .collect()
+}
+
+/// All entities as they are now, by number.
+pub async fn list(pool: &PgPool) -> Result<Vec<Entity>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let numbers: Vec<i32> = tables(&mut connection)
+        .await?
+        .iter()
+        .map(|table| table.number)
+        .collect();
+    read(&mut connection, &numbers, &Seen::Snapshot(Snapshot::nothing())).await
+}
+
+/// The entities with these numbers as the transaction's snapshot has them, by number.
+pub async fn read(
+    connection: &mut PgConnection,
+    numbers: &[i32],
+    seen: &Seen,
+) -> Result<Vec<Entity>, sqlx::Error> {
+    let (xmax, in_flight, date) = match seen {
+        Seen::Snapshot(snapshot) => (
+            Some(snapshot.xmax().to_string()),
+            snapshot.in_flight().iter().map(ToString::to_string).collect(),
+            None,
+        ),
+        Seen::Date(date) => (None, Vec::new(), Some(date.to_string())),
+    };
+    let rows = sqlx::query(DESCRIBE)
+        .bind(numbers)
+        .bind(xmax)
+        .bind(in_flight)
+        .bind(date)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(entity).collect()
+}
+
+/// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
+const DESCRIBE: &str = "
+select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
+    case c.relkind
+        when 'p' then hashtextextended(e.incarnation || ':' || array(
+            select p.relid::oid from pg_partition_tree(e.relation) p order by 1)::text, 0)
+        else e.incarnation
+    end as incarnation,
+    (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
+    e.purged_xid::text as purged_xid,
+    (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
+    case when c.relkind = 'p' then (
+        select nullif(sum(greatest(l.reltuples, 0)), 0)::bigint
+        from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid and p.isleaf)
+    else nullif(greatest(c.reltuples, -1), -1)::bigint end as estimated_rows,
+    published.names, published.types, published.fingerprint,
+    key.names as key_names, key.types as key_types, key.casts as key_casts,
+    e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,
+    array(select x from unnest(e.excluded_columns || e.chosen_columns) x
+          where not exists (select from pg_attribute a
+                            where a.attrelid = c.oid and a.attname = x and not a.attisdropped)) as lost,
+    exists (select from highwater.truncation t where t.entity = e.number
+            and (t.changed_xid >= $2::text::xid8 or t.changed_xid = any ($3::text[]::xid8[])
+                 or t.changed_date > $4::text::timestamptz)) as truncated
+from highwater.entity e
+join pg_class c on c.oid = e.relation
+join pg_namespace n on n.oid = c.relnamespace
+cross join lateral (
+    select array_agg(a.attname::text order by a.attnum) as names,
+           array_agg(format_type(highwater.base_type(a.atttypid), null) order by a.attnum) as types,
+           left(encode(sha256(convert_to(string_agg(
+               format('%L %s %s', a.attname, format_type(a.atttypid, a.atttypmod),
+                      array_position(e.key_columns, a.attname::text)), E'\\n' order by a.attnum), 'UTF8')), 'hex'), 16) as fingerprint
+    from pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      and a.attname not in ('changed_xid', 'changed_date', 'deleted')
+      and (e.chosen_columns is null or a.attname = any (e.chosen_columns))
+      and (e.excluded_columns is null or a.attname <> all (e.excluded_columns))
+) published
+left join lateral (
+    select array_agg(a.attname::text order by k.place) as names,
+           array_agg(format_type(highwater.base_type(a.atttypid), null) order by k.place) as types,
+           array_agg(case t.typtype when 'd' then format_type(highwater.base_type(t.oid), t.typtypmod)
+                     else format_type(a.atttypid, a.atttypmod) end order by k.place) as casts
+    from pg_index i
+    cross join unnest(i.indkey::int2[]) with ordinality k (attnum, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    join pg_type t on t.oid = a.atttypid
+    where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts
+) key on true
+where e.number = any ($1)
+order by e.number";
+
+fn qualified(row: &PgRow) -> Result<String, sqlx::Error> {
+    let schema: String = row.try_get("schema")?;
+    let relation: String = row.try_get("relation")?;
+    Ok(format!("{}.{}", identifier(&schema), identifier(&relation)))
+}
+
+fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
+    let name: String = row.try_get("name")?;
+    let table = qualified(row)?;
+    let names: Vec<String> = row.try_get::<Option<_>, _>("names")?.unwrap_or_default();
+    let types: Vec<String> = row.try_get::<Option<_>, _>("types")?.unwrap_or_default();
+    let key_names: Vec<String> = row.try_get::<Option<_>, _>("key_names")?.unwrap_or_default();
+    let key_types: Vec<String> = row.try_get::<Option<_>, _>("key_types")?.unwrap_or_default();
+    let key_casts: Vec<String> = row.try_get::<Option<_>, _>("key_casts")?.unwrap_or_default();
+    let lost: Vec<String> = row.try_get("lost")?;
+    let purged_xid: Option<String> = row.try_get("purged_xid")?;
+    let purged_date: Option<i64> = row.try_get("purged_date")?;
+    let remedy = format!("run `highwater-server enable` for {table} again");
+    let fault = if row.try_get("key_changed")? {
+        Some(format!("the primary key of {table} has changed; {remedy}"))
+    } else if lost.is_empty() {
+        None
+    } else {
+        // Served on, a hidden column that was renamed would be published.
+        Some(format!(
+            "{table} no longer has the column {}, which `enable` named; {remedy}",
+            lost.join(", ")
+        ))
+    };
+    Ok(Entity {
+        covered: Covered {
+            number: row.try_get("number")?,
+            incarnation: row.try_get::<i64, _>("incarnation")?.cast_unsigned(),
+        },
+        name: EntityName::new(name),
+        columns: names
+            .into_iter()
+            .zip(types)
+            .map(|(name, type_name)| Column {
+                role: key_names.contains(&name).then_some(ColumnRole::Key),
+                name,
+                type_name,
+            })
+            .collect(),
+        key: key_names
+            .into_iter()
+            .zip(key_types)
+            .zip(key_casts)
+            .map(|((name, type_name), cast)| KeyColumn {
+                name,
+                cast,
+                type_name,
+            })
+            .collect(),
+        table,
+        fingerprint: row.try_get("fingerprint")?,
+        estimated_rows: row
+            .try_get::<Option<i64>, _>("estimated_rows")?
+            .and_then(|rows| rows.try_into().ok()),
+        began_date: Timestamp::from_micros(row.try_get("began_date")?),
+        purged: purged_xid
+            .and_then(|xid| xid.parse().ok())
+            .zip(purged_date.map(Timestamp::from_micros)),
+        truncated: row.try_get::<Option<bool>, _>("truncated")?.unwrap_or(false),
+        fault,
+    })
+}

@@ -1,0 +1,136 @@
+//! The HTTP interface: every route and every layer.
+
+mod accept;
+mod handlers;
+mod problem;
+mod query;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Request};
+use axum::routing::get;
+use highwater_shared::SOURCE_HEADER;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tracing::Level;
+use uuid::Uuid;
+
+use crate::samples::Samples;
+
+/// How often the snapshot is sampled.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// How long running responses may take to end after shutdown has begun.
+const GRACE_MAX: Duration = Duration::from_secs(30);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the handlers share.
+#[derive(Debug)]
+struct Shared {
+    pool: PgPool,
+    samples: Samples,
+}
+
+type State = axum::extract::State<Arc<Shared>>;
+
+/// Why the server cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The schema `highwater` is not there, or not readable.
+    #[error(
+        "the schema highwater is missing or cannot be read; run `highwater-server migrate` on this database first"
+    )]
+    NotMigrated(#[source] sqlx::Error),
+    /// Postgres cannot be asked.
+    #[error("cannot use the database")]
+    Postgres(#[from] sqlx::Error),
+    /// The listener failed.
+    #[error("cannot serve")]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves until `shutdown`: then running responses end, and new connections are refused.
+pub async fn serve(
+    listener: TcpListener,
+    pool: PgPool,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let own_id = own_id(&pool).await?;
+    let shared = Arc::new(Shared {
+        pool: pool.clone(),
+        samples: Samples::default(),
+    });
+    // Before the first request, so that it finds a date it can be sure of.
+    shared.samples.take(&pool).await?;
+    let sampling = {
+        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        tokio::spawn(async move { shared.samples.keep(pool, TICK, shutdown).await })
+    };
+    let app = router(shared, own_id).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE_MAX).await;
+    };
+    tokio::select! {
+        ended = server => ended?,
+        () = overdue => tracing::warn!("responses were still running after {GRACE_MAX:?}; they are cut off"),
+    }
+    sampling.abort();
+    Ok(())
+}
+
+fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
+    let source = HeaderValue::from_str(&own_id.to_string()).ok();
+    Router::new()
+        .route("/changes", get(handlers::changes))
+        .route("/entities", get(handlers::entities))
+        .route("/healthz", get(handlers::healthz))
+        .route("/readyz", get(handlers::readyz))
+        .fallback(handlers::not_found)
+        .method_not_allowed_fallback(handlers::method_not_allowed)
+        .with_state(shared)
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(SetResponseHeaderLayer::overriding(
+            HeaderName::from_static(SOURCE_HEADER),
+            source,
+        ))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(span)
+                .on_response(DefaultOnResponse::new().level(Level::INFO)),
+        )
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+/// The span of a request. The query is left out: a cursor says nothing to a reader of logs.
+fn span<B>(request: &Request<B>) -> tracing::Span {
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default();
+    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+async fn own_id(pool: &PgPool) -> Result<Uuid, ServeError> {
+    sqlx::query_scalar("select own_id from highwater.source")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(_) | sqlx::Error::RowNotFound => ServeError::NotMigrated(error),
+            _ => ServeError::Postgres(error),
+        })
+}

@@ -1,0 +1,117 @@
+//! Errors as problems: what is said to the caller, and what only to the log.
+
+use std::any::Any;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use highwater_shared::{Code, PROBLEM_MEDIA_TYPE, Problem, ResyncReason};
+
+use crate::page::ReadError;
+
+/// What a caller is told to wait before it tries again, in seconds.
+const RETRY_AFTER_SECONDS: u16 = 1;
+
+/// A request that is answered with a problem.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    code: Code,
+    detail: String,
+    reason: Option<ResyncReason>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: Code, detail: String) -> Self {
+        Self {
+            code,
+            detail,
+            reason: None,
+        }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ReadError::UnknownEntity(_) => Self::new(Code::UnknownEntity, detail),
+            ReadError::Resync(reason) => Self {
+                code: Code::ResyncRequired,
+                detail,
+                reason: Some(reason),
+            },
+            ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
+            ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
+            ReadError::Postgres(error) => error.into(),
+            ReadError::Abandoned => Self::new(Code::Internal, detail),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Refusal {
+    /// What Postgres said goes to the log, not to the caller.
+    fn from(error: sqlx::Error) -> Self {
+        if is_passing(&error) {
+            tracing::warn!(%error, "Postgres is not available");
+            return Self::new(
+                Code::Unavailable,
+                "the database is not available now; try again".to_owned(),
+            );
+        }
+        tracing::error!(%error, "a page could not be read");
+        Self::new(
+            Code::Internal,
+            "the server could not read the page; its log says why, under this request's id".to_owned(),
+        )
+    }
+}
+
+/// Whether the same request may succeed later without anyone mending anything.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        // The last: the connection ended in the middle of an answer.
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection trouble, conflicts, too few resources, locks not had in time, shutdown.
+            ["08", "40", "53", "55", "57"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Problem {
+            kind: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+            reason: self.reason,
+        };
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], body).into_response();
+        if matches!(self.code, Code::Unavailable | Code::TooManyRequests) {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+/// The answer to a request whose handler panicked: a fault of ours, and a problem like others.
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    Refusal::new(
+        Code::Internal,
+        "the server met a fault of its own; its log says where".to_owned(),
+    )
+    .into_response()
+}

@@ -1,0 +1,150 @@
+//! Reads the parameters of `GET /changes`.
+
+use highwater_shared::{Code, EntityName, Timestamp};
+use url::form_urlencoded;
+
+use super::problem::Refusal;
+use crate::cursor::{Cursor, CursorError};
+use crate::page::{PAGE_ROWS, PAGE_ROWS_MAX, Since};
+
+/// The longest that a caller may ask to be held, in seconds.
+const WAIT_SECONDS_MAX: u64 = 60;
+
+/// The parameters of `GET /changes`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Parameters {
+    pub(super) since: Since,
+    pub(super) entities: Option<Vec<EntityName>>,
+    pub(super) limit: u64,
+}
+
+/// Reads a query string. Parameters that it does not know it passes over.
+pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
+    let mut parameters = Parameters {
+        since: Since::Nothing,
+        entities: None,
+        limit: PAGE_ROWS,
+    };
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match &*name {
+            "since" => parameters.since = since(&value)?,
+            "entity" => parameters
+                .entities
+                .get_or_insert_default()
+                .append(&mut entities(&value)?),
+            "limit" => parameters.limit = limit(&value)?,
+            "wait" => wait(&value)?,
+            _ => {}
+        }
+    }
+    Ok(parameters)
+}
+
+fn since(value: &str) -> Result<Since, Refusal> {
+    // Every date has a colon, and no cursor does.
+    if value.contains(':') {
+        return match value.parse() {
+            Ok(Timestamp::EPOCH) => Ok(Since::Nothing),
+            Ok(date) => Ok(Since::Date(date)),
+            Err(error) => Err(Refusal::new(Code::InvalidSince, format!("since: {error}"))),
+        };
+    }
+    match Cursor::decode(value) {
+        Ok(cursor) => Ok(Since::Cursor(Box::new(cursor))),
+        Err(error @ CursorError::Damaged) => Err(Refusal::new(
+            Code::InvalidSince,
+            format!(
+                "since: {error}; send the `next` of a response as it came, or an RFC 3339 date such as 2026-11-22T10:00:00Z"
+            ),
+        )),
+        Err(error @ CursorError::Newer) => Err(Refusal::new(
+            Code::InvalidSince,
+            format!("since: {error}; ask again without since"),
+        )),
+    }
+}
+
+fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {
+    value
+        .split(',')
+        .map(|name| match name {
+            "" => Err(Refusal::new(
+                Code::InvalidEntity,
+                "entity: a name is empty; GET /entities lists the names".to_owned(),
+            )),
+            name if name.contains(char::is_control) => Err(Refusal::new(
+                Code::InvalidEntity,
+                format!("entity: {name:?} has control characters"),
+            )),
+            name => Ok(EntityName::new(name)),
+        })
+        .collect()
+}
+
+fn limit(value: &str) -> Result<u64, Refusal> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse::<u64>() {
+        Ok(limit) if digits && limit >= 1 => Ok(limit.min(PAGE_ROWS_MAX)),
+        Err(_) if digits => Ok(PAGE_ROWS_MAX),
+        _ => Err(Refusal::new(
+            Code::InvalidLimit,
+            format!("limit: {value:?} is not a whole number of 1 or more"),
+        )),
+    }
+}
+
+fn wait(value: &str) -> Result<(), Refusal> {
+    match value.parse::<u64>() {
+        Ok(0) => Ok(()),
+        Ok(1..=WAIT_SECONDS_MAX) => Err(Refusal::new(
+            Code::InvalidWait,
+            "wait: this server does not hold requests yet; ask again without wait".to_owned(),
+        )),
+        _ => Err(Refusal::new(
+            Code::InvalidWait,
+            format!("wait: {value:?} is not a whole number of seconds from 0 to {WAIT_SECONDS_MAX}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_may_be_repeated_and_joined() {
+        let parameters = parse(Some("entity=a,b&entity=c%20d&limit=7")).unwrap();
+        let names = ["a", "b", "c d"].map(EntityName::new);
+        assert_eq!(parameters.entities.as_deref(), Some(names.as_slice()));
+        assert_eq!(parameters.limit, 7);
+    }
+
+    #[test]
+    fn the_epoch_means_the_same_as_no_since() {
+        for query in [
+            None,
+            Some(""),
+            Some("since=1970-01-01T00:00:00Z"),
+            Some("since=1970-01-01T01:00:00+01:00"),
+        ] {
+            assert_eq!(parse(query).unwrap().since, Since::Nothing, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_above_the_maximum_is_lowered() {
+        assert_eq!(
+            parse(Some("limit=99999999999999999999999")).unwrap().limit,
+            PAGE_ROWS_MAX
+        );
+        assert_eq!(parse(Some("limit=100001")).unwrap().limit, PAGE_ROWS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_is_read_without_panic(query in ".{0,80}") {
+            let _ = parse(Some(&query));
+        }
+    }
+}

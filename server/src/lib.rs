@@ -1,0 +1,18 @@
+//! The Highwater server: what changed in Postgres tables since a cursor, exactly.
+//!
+//! From the database outward: [`snapshot`] and [`cursor`] hold the arithmetic, [`database`] one
+//! connection and its transaction, [`entity`] what the catalog says, [`page`] one page of a
+//! pull, [`samples`] the history that makes dates safe, [`http`] the routes. [`admin`] is what
+//! the commands other than `serve` do.
+
+pub mod admin;
+pub mod cursor;
+pub mod database;
+pub mod entity;
+pub mod http;
+pub mod page;
+pub mod quoting;
+pub mod samples;
+pub mod snapshot;
+
+pub use http::{ServeError, serve};

@@ -1,0 +1,26 @@
+//! The program `highwater-server`: reads the command line and calls the library.
+
+mod cli;
+mod commands;
+mod serving;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    serving::log(cli.log_format);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(commands::run(cli)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            commands::say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

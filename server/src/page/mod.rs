@@ -1,0 +1,91 @@
+//! One page: what a caller has not seen, read in one transaction, in the order of the protocol.
+//!
+//! `open` begins the transaction and decides what is to be sent (`plan`); `send` lets the rows
+//! pass from Postgres to the response without decoding them (`rows`, by statements from `sql`,
+//! through `output`).
+
+mod open;
+mod output;
+mod plan;
+mod rows;
+mod send;
+mod sql;
+
+use highwater_shared::{EntityName, ResyncReason, Timestamp};
+
+use crate::cursor::Cursor;
+
+pub use open::{OpenPage, open};
+pub use output::Output;
+
+/// Rows in a page where the caller names no limit.
+pub const PAGE_ROWS: u64 = 10_000;
+
+/// The most rows in a page.
+pub const PAGE_ROWS_MAX: u64 = 100_000;
+
+/// A page ends after the row that reaches this many bytes.
+pub const PAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What the caller has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Nothing: every entity begins anew.
+    Nothing,
+    /// All that changed up to a date.
+    Date(Timestamp),
+    /// What its cursor says.
+    Cursor(Box<Cursor>),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct PageRequest {
+    /// What the caller has.
+    pub since: Since,
+    /// The entities wanted; `None` for all.
+    pub entities: Option<Vec<EntityName>>,
+    /// The most rows wanted.
+    pub limit: u64,
+    /// The form wanted.
+    pub format: Format,
+}
+
+/// The two forms of a page. They mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Blocks of `COPY` text.
+    Copy,
+    /// JSON.
+    Json,
+}
+
+/// Why a page cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// 404: no entity has this name.
+    #[error("there is no entity {:?}; GET /entities lists them", .0.as_str())]
+    UnknownEntity(EntityName),
+    /// 410: the cursor cannot be served.
+    #[error("{}; ask again without since", resync_detail(*.0))]
+    Resync(ResyncReason),
+    /// 400: the cursor's position is none in this table.
+    #[error("since: the cursor's position does not fit the table; ask again without since")]
+    BadPosition,
+    /// 503: not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 503 or 500: Postgres refused or went away.
+    #[error("Postgres could not answer")]
+    Postgres(#[from] sqlx::Error),
+    /// The caller no longer reads, or reads too slowly.
+    #[error("the caller stopped reading")]
+    Abandoned,
+}
+
+fn resync_detail(reason: ResyncReason) -> &'static str {
+    match reason {
+        ResyncReason::SourceChanged => "the cursor comes from another source than this database",
+        ResyncReason::ScopeChanged => "the cursor was made for another scope",
+    }
+}

@@ -1,0 +1,201 @@
+//! The body of a response while it is written: blocks or JSON, in chunks of bounded size, to a
+//! reader that may be slow, but not for ever.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use highwater_shared::block::{BLOCK_VERSION, END_OF_BLOCK};
+use highwater_shared::{BlockHeader, BlockKind, Change, Reason, Trailer, copy_text};
+use tokio::sync::mpsc::Sender;
+
+use super::sql::{Layout, columns};
+use super::{Format, ReadError};
+use crate::cursor::Step;
+use crate::entity::Entity;
+
+/// Bytes that are gathered before they are handed over.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How long a chunk waits for its reader.
+const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
+
+/// A body under way.
+#[derive(Debug)]
+pub struct Output {
+    format: Format,
+    sender: Sender<Result<Bytes, ReadError>>,
+    chunk: BytesMut,
+    written: u64,
+    /// The header of a block that has no rows yet: a block without rows is not sent.
+    header: Option<Vec<u8>>,
+    /// Whether a JSON change has been written, so that a comma must come before the next.
+    begun: bool,
+}
+
+impl Output {
+    /// Writes to `sender`.
+    pub fn new(format: Format, sender: Sender<Result<Bytes, ReadError>>) -> Self {
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        if format == Format::Json {
+            chunk.extend_from_slice(b"{\"changes\":[");
+        }
+        Self {
+            format,
+            sender,
+            chunk,
+            written: 0,
+            header: None,
+            begun: false,
+        }
+    }
+
+    /// Bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Says that the entity begins anew.
+    pub(super) async fn reset(&mut self, entity: &Entity) -> Result<(), ReadError> {
+        match self.format {
+            Format::Copy => {
+                self.write(&header(entity, BlockKind::Reset, Step::Anew)?).await?;
+                self.end_of_block().await
+            }
+            Format::Json => {
+                let change = Change {
+                    entity: entity.name.clone(),
+                    key: None,
+                    changed_date: None,
+                    deleted: true,
+                    row: None,
+                    reason: Some(Reason::Reset),
+                };
+                self.separate().await?;
+                self.write(&json(&change)?).await
+            }
+        }
+    }
+
+    /// Begins the lines of a step.
+    pub(super) fn begin_block(&mut self, entity: &Entity, step: Step) -> Result<(), ReadError> {
+        if self.format == Format::Copy {
+            let kind = match step {
+                Step::Anew | Step::Rows => BlockKind::Upsert,
+                Step::Tombstones | Step::Flagged => BlockKind::Delete,
+            };
+            self.header = Some(header(entity, kind, step)?);
+        }
+        Ok(())
+    }
+
+    /// One line from Postgres; `kept` is what of it is not the server's alone.
+    pub(super) async fn line(&mut self, layout: &Layout, line: &[u8], kept: &[u8]) -> Result<(), ReadError> {
+        match layout.format {
+            Format::Copy => {
+                if let Some(header) = self.header.take() {
+                    self.write(&header).await?;
+                }
+                self.chunk.extend_from_slice(kept);
+                self.write(b"\n").await?;
+                self.written += kept.len() as u64;
+                Ok(())
+            }
+            Format::Json => {
+                self.separate().await?;
+                let text = memchr::memchr(b'\t', line)
+                    .and_then(|tab| line.get(..tab))
+                    .unwrap_or(line);
+                self.write(&copy_text::unescape(text)).await
+            }
+        }
+    }
+
+    /// Ends the lines of a step.
+    pub(super) async fn end_block(&mut self) -> Result<(), ReadError> {
+        match (self.format, self.header.take()) {
+            (Format::Copy, None) => self.end_of_block().await,
+            (Format::Copy, Some(_)) | (Format::Json, _) => Ok(()),
+        }
+    }
+
+    /// Ends the body.
+    pub(super) async fn finish(mut self, trailer: &Trailer) -> Result<(), ReadError> {
+        let mut text = match self.format {
+            Format::Copy => json(trailer)?,
+            Format::Json => {
+                // The trailer's members follow the changes in the same object. There they need
+                // no count: a JSON text that was cut is none.
+                let Trailer {
+                    next,
+                    more,
+                    last_sync_date,
+                    rows: _,
+                    entities,
+                } = trailer;
+                let end = serde_json::json!({
+                    "next": next, "more": more, "lastSyncDate": last_sync_date, "entities": entities
+                });
+                let mut text = json(&end)?;
+                text.splice(..1, *b"],");
+                text
+            }
+        };
+        text.push(b'\n');
+        self.write(&text).await?;
+        self.flush().await
+    }
+
+    /// Ends the body with an error: its reader sees it cut off.
+    pub async fn fail(self, error: ReadError) {
+        let _ = self.sender.send(Err(error)).await;
+    }
+
+    async fn end_of_block(&mut self) -> Result<(), ReadError> {
+        self.write(END_OF_BLOCK).await?;
+        self.write(b"\n").await
+    }
+
+    async fn separate(&mut self) -> Result<(), ReadError> {
+        if std::mem::replace(&mut self.begun, true) {
+            self.write(b",\n").await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        self.written += bytes.len() as u64;
+        self.chunk.extend_from_slice(bytes);
+        if self.chunk.len() >= CHUNK_BYTES {
+            self.flush().await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), ReadError> {
+        let chunk = self.chunk.split().freeze();
+        self.chunk.reserve(CHUNK_BYTES);
+        tokio::time::timeout(SEND_WAIT_MAX, self.sender.send(Ok(chunk)))
+            .await
+            .map_err(|_| ReadError::Abandoned)?
+            .map_err(|_| ReadError::Abandoned)
+    }
+}
+
+/// The header line of a block.
+fn header(entity: &Entity, kind: BlockKind, step: Step) -> Result<Vec<u8>, ReadError> {
+    let mut line = json(&BlockHeader {
+        version: BLOCK_VERSION,
+        entity: entity.name.clone(),
+        kind,
+        columns: columns(entity, step),
+        fingerprint: entity.fingerprint.clone(),
+    })?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, ReadError> {
+    serde_json::to_vec(value).map_err(|error| ReadError::Postgres(sqlx::Error::Encode(Box::new(error))))
+}

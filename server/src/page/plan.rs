@@ -1,0 +1,133 @@
+//! Decides what a page sends: which entities, from where, and which begin anew. Pure.
+
+use highwater_shared::ResyncReason;
+
+use super::{ReadError, Since};
+use crate::cursor::{After, Covered, Cursor, Pull, Seen, Step};
+use crate::database::Moment;
+use crate::entity::Entity;
+use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX};
+
+/// What a page is to send.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// What the caller has seen.
+    pub(super) seen: Seen,
+    /// The snapshot that the pull leads to.
+    pub(super) target: Snapshot,
+    /// Whether the page's own snapshot is the target. Then nothing visible is left out, and the
+    /// pull may end with this page.
+    pub(super) fresh: bool,
+    /// The entities that the end of the pull will cover.
+    pub(super) pulled: Vec<Covered>,
+    /// What is still to be sent, in order.
+    pub(super) parts: Vec<Part>,
+}
+
+/// An entity's part of a page.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The entity's place in the list it was planned from.
+    pub(super) entity: usize,
+    /// Whether it begins anew.
+    pub(super) anew: bool,
+    /// Where it goes on, when earlier pages have sent some of it.
+    pub(super) from: Option<(Step, Option<After>)>,
+}
+
+/// What the caller had before the pull, as far as it concerns single entities.
+pub(super) fn seen(since: &Since) -> (Seen, &[Covered]) {
+    match since {
+        Since::Nothing => (Seen::Snapshot(Snapshot::nothing()), &[]),
+        Since::Date(date) => (Seen::Date(*date), &[]),
+        Since::Cursor(cursor) => (cursor.seen.clone(), &cursor.covered),
+    }
+}
+
+/// Refuses a cursor that this database, as it is now, cannot serve.
+pub(super) fn check(since: &Since, moment: &Moment, scope: u64) -> Result<(), ReadError> {
+    if moment.snapshot.in_flight().len() > XIDS_IN_FLIGHT_MAX {
+        return Err(ReadError::Unavailable(format!(
+            "more than {XIDS_IN_FLIGHT_MAX} transactions are in flight; try again when some have ended"
+        )));
+    }
+    let Since::Cursor(cursor) = since else {
+        return Ok(());
+    };
+    // Ids only grow while the history is one. Where the cursor has seen an id that has not been
+    // given out yet, the history is another, though everything else is the same.
+    let ahead = |snapshot: &Snapshot| snapshot.xmax() > moment.snapshot.xmax();
+    let seen_ahead = matches!(&cursor.seen, Seen::Snapshot(seen) if ahead(seen));
+    let target_ahead = cursor.pull.as_ref().is_some_and(|pull| ahead(&pull.target));
+    if cursor.source != moment.source || seen_ahead || target_ahead {
+        return Err(ReadError::Resync(ResyncReason::SourceChanged));
+    }
+    if cursor.scope != scope {
+        return Err(ReadError::Resync(ResyncReason::ScopeChanged));
+    }
+    Ok(())
+}
+
+/// Plans a page over `entities`, which are in the order of their numbers.
+pub(super) fn plan(since: &Since, entities: &[Entity], own: &Snapshot) -> Plan {
+    let (seen, covered) = seen(since);
+    if let Since::Cursor(cursor) = since
+        && let Some(pull) = &cursor.pull
+    {
+        return go_on(cursor, pull, entities);
+    }
+    let begin = |(place, entity): (usize, &Entity)| Part {
+        entity: place,
+        anew: entity.begins_anew(&seen, covered),
+        from: None,
+    };
+    Plan {
+        parts: entities.iter().enumerate().map(begin).collect(),
+        seen: seen.clone(),
+        target: own.clone(),
+        fresh: true,
+        pulled: entities.iter().map(|entity| entity.covered).collect(),
+    }
+}
+
+/// Plans a later page of a pull.
+fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity]) -> Plan {
+    let Pull {
+        target,
+        pulled,
+        position,
+    } = pull;
+    let mut plan = Plan {
+        seen: cursor.seen.clone(),
+        target: target.clone(),
+        fresh: false,
+        pulled: Vec::new(),
+        parts: Vec::new(),
+    };
+    for (place, entity) in entities.iter().enumerate() {
+        let number = entity.covered.number;
+        let anew = entity.begins_anew(&cursor.seen, &cursor.covered);
+        let begun = number == position.entity;
+        let Some(promised) = pulled.iter().find(|covered| covered.number == number) else {
+            continue;
+        };
+        if number < position.entity {
+            // Sent whole. Where it has changed its incarnation since, the old one is what stays
+            // promised, and so the next round begins it anew.
+            plan.pulled.push(*promised);
+        } else if *promised != entity.covered || begun && anew && position.step != Step::Anew {
+            // What was sent of it no longer adds up; left uncovered, it begins anew in the
+            // next round.
+        } else {
+            plan.pulled.push(*promised);
+            let from = begun.then(|| (position.step, position.after.clone()));
+            let anew = if begun { position.step == Step::Anew } else { anew };
+            plan.parts.push(Part {
+                entity: place,
+                anew,
+                from,
+            });
+        }
+    }
+    plan
+}

@@ -1,0 +1,121 @@
+//! Passes the lines of one statement on to the response.
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use highwater_shared::{Timestamp, copy_text};
+use sqlx::PgConnection;
+
+use super::sql::{Layout, Order, Statement};
+use super::{Output, PAGE_BYTES_MAX, ReadError};
+use crate::cursor::After;
+
+/// What of a page is still allowed, and what it has come to.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) rows_left: u64,
+    pub(super) rows: u64,
+    /// The newest `changed_date` so far, as Postgres prints it: its order is that of its text.
+    pub(super) newest: Vec<u8>,
+}
+
+/// How the lines of a statement ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// There are no more.
+    Complete,
+    /// There are more, the page is full.
+    Full,
+    /// There are more, the page is full, and the statement was left in the middle: the
+    /// connection is of no further use.
+    Abandoned,
+}
+
+/// Runs the statement and passes its lines on until they end or the budget does. Returns also
+/// the position after the last line passed on.
+pub(super) async fn pass(
+    connection: &mut PgConnection,
+    statement: &Statement,
+    budget: &mut Budget,
+    out: &mut Output,
+) -> Result<(End, Option<After>), ReadError> {
+    let layout = &statement.layout;
+    let mut lines = connection.copy_out_raw(&statement.text).await?;
+    let mut last: Option<Bytes> = None;
+    let mut end = End::Complete;
+    while let Some(message) = lines.try_next().await? {
+        if out.written() >= PAGE_BYTES_MAX {
+            end = End::Abandoned;
+            break;
+        }
+        if budget.rows_left == 0 {
+            // The statement asks for one row more than allowed: here it is, so there are more.
+            // None follows it, but the end of the `COPY` must be read.
+            end = End::Full;
+            continue;
+        }
+        let line = message
+            .strip_suffix(b"\n")
+            .ok_or_else(|| protocol("a COPY message is not one line"))?;
+        budget.rows_left -= 1;
+        budget.rows += 1;
+        let (kept, date) = cut(layout, line);
+        if date > budget.newest.as_slice() {
+            budget.newest.clear();
+            budget.newest.extend_from_slice(date);
+        }
+        out.line(layout, line, kept).await?;
+        last = Some(message);
+    }
+    let position = match last {
+        Some(message) => Some(after(layout, &message).ok_or_else(|| protocol("a line has no position"))?),
+        None => None,
+    };
+    Ok((end, position))
+}
+
+/// What of a line is not the server's alone, and its `changed_date`.
+fn cut<'a>(layout: &Layout, line: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    let (mut rest, mut kept, mut date) = (line, line, &[][..]);
+    for place in 0..=layout.date_from_end {
+        let (before, field) = match memchr::memrchr(b'\t', rest) {
+            Some(tab) => (
+                rest.get(..tab).unwrap_or_default(),
+                rest.get(tab + 1..).unwrap_or_default(),
+            ),
+            None => (&[][..], rest),
+        };
+        if place < layout.hidden {
+            kept = before;
+        }
+        date = field;
+        rest = before;
+    }
+    (kept, date)
+}
+
+/// The position after a line.
+fn after(layout: &Layout, message: &[u8]) -> Option<After> {
+    let fields: Vec<Option<&[u8]>> = copy_text::fields(message.strip_suffix(b"\n")?).collect();
+    let text = |place: usize| {
+        let value = copy_text::unescape(fields.get(place).copied().flatten()?);
+        String::from_utf8(value.into_owned()).ok()
+    };
+    let from_end = |place: usize| text(fields.len().checked_sub(place + 1)?);
+    let order = match layout.order {
+        Order::Key => 0,
+        Order::Xid => from_end(0)?.parse().ok()?,
+        Order::Date => Timestamp::from_postgres(&from_end(layout.date_from_end)?)?
+            .micros()
+            .cast_unsigned(),
+    };
+    let key = layout
+        .key
+        .iter()
+        .map(|place| text(*place))
+        .collect::<Option<Vec<_>>>()?;
+    Some(After { order, key })
+}
+
+fn protocol(message: &str) -> ReadError {
+    ReadError::Postgres(sqlx::Error::Protocol(message.to_owned()))
+}

@@ -1,0 +1,207 @@
+//! Sends a page: its rows in their order, and the trailer with the cursor that they lead to.
+
+use highwater_shared::{Timestamp, Trailer};
+use sqlx::PgPool;
+
+use super::open::{Delta, NO_SCOPE, OpenPage};
+use super::plan::{Part, Plan};
+use super::rows::{self, Budget, End};
+use super::sql::{self, Range};
+use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
+use crate::cursor::{After, Cursor, Position, Pull, Seen, Step};
+use crate::database::Connection;
+use crate::samples::Samples;
+
+impl OpenPage {
+    /// Sends the page to its end, or to where it fails: then its reader sees it cut off.
+    pub async fn send(mut self, pool: &PgPool, samples: &Samples, mut out: Output) {
+        let result = match self.send_rows(&mut out).await {
+            Ok((full, budget, abandoned)) => self
+                .close(pool, abandoned)
+                .await
+                .map(|()| self.trailer(full, &budget, samples)),
+            Err(error) => Err(error),
+        };
+        match result {
+            // Where finishing fails, the reader is gone, and there is nobody to tell.
+            Ok(trailer) => drop(out.finish(&trailer).await),
+            Err(error) => out.fail(error).await,
+        }
+    }
+
+    /// Sends rows until they end or the page is full, and then tells where.
+    async fn send_rows(&mut self, out: &mut Output) -> Result<(Option<Position>, Budget, bool), ReadError> {
+        let mut budget = Budget {
+            rows_left: self.request.limit.clamp(1, PAGE_ROWS_MAX),
+            rows: 0,
+            newest: Vec::new(),
+        };
+        for part in &self.plan.parts {
+            let Some(entity) = self.entities.get(part.entity) else {
+                continue;
+            };
+            let delta = self.delta.get(&entity.covered.number);
+            for (step, ranges) in steps(part, &self.plan.seen, delta) {
+                let resumed = part.from.as_ref().filter(|(from, _)| *from == step);
+                if step == Step::Anew && resumed.is_none() {
+                    out.reset(entity).await?;
+                }
+                let mut at = resumed.and_then(|(_, after)| after.clone());
+                out.begin_block(entity, step)?;
+                for range in ranges {
+                    let Entry::Open(after) = entry(&range, at.as_ref()) else {
+                        continue;
+                    };
+                    let target = (!self.plan.fresh).then_some(&self.plan.target);
+                    let limit = budget.rows_left + 1;
+                    let statement =
+                        sql::statement(entity, step, self.request.format, &range, after, target, limit);
+                    let connection = self.connection.get()?;
+                    let (end, last) = rows::pass(connection, &statement, &mut budget, out)
+                        .await
+                        .map_err(|error| blame_cursor(error, after))?;
+                    at = last.or(at);
+                    if end != End::Complete {
+                        out.end_block().await?;
+                        let position = Position {
+                            entity: entity.covered.number,
+                            step,
+                            after: at,
+                        };
+                        return Ok((Some(position), budget, end == End::Abandoned));
+                    }
+                }
+                out.end_block().await?;
+            }
+        }
+        Ok((None, budget, false))
+    }
+
+    /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
+    async fn close(&mut self, pool: &PgPool, abandoned: bool) -> Result<(), ReadError> {
+        let mut connection = if abandoned {
+            Connection::acquire(pool).await?
+        } else {
+            self.connection.end().await?;
+            std::mem::take(&mut self.connection)
+        };
+        if self.moment.flushed < self.moment.wal {
+            connection.flushed(self.moment.wal).await?;
+        }
+        connection.give_back();
+        Ok(())
+    }
+
+    fn trailer(&self, full: Option<Position>, budget: &Budget, samples: &Samples) -> Trailer {
+        let (sent, before) = match &self.request.since {
+            Since::Nothing => (Timestamp::EPOCH, Timestamp::EPOCH),
+            Since::Date(date) => (*date, *date),
+            Since::Cursor(cursor) => (cursor.last_sync_date, cursor.newest),
+        };
+        let here = std::str::from_utf8(&budget.newest)
+            .ok()
+            .and_then(Timestamp::from_postgres);
+        let newest = here.map_or(before, |here| here.max(before));
+        let more = full.is_some() || !self.plan.fresh;
+        let last_sync_date = match samples.safe_date(self.moment.snapshot.xmin()) {
+            Some(safe) if !more => sent.max(newest.min(safe)),
+            _ => sent,
+        };
+        let covered = match &self.request.since {
+            Since::Cursor(cursor) => cursor.covered.clone(),
+            Since::Nothing | Since::Date(_) => Vec::new(),
+        };
+        let Plan {
+            seen,
+            target,
+            pulled,
+            fresh,
+            ..
+        } = &self.plan;
+        let (seen, covered, pull) = match (full, seen) {
+            (Some(position), seen) => {
+                let pull = Pull {
+                    target: target.clone(),
+                    pulled: pulled.clone(),
+                    position,
+                };
+                (seen.clone(), covered, Some(pull))
+            }
+            (None, Seen::Snapshot(seen)) if !fresh => {
+                (Seen::Snapshot(seen.union(target)), pulled.clone(), None)
+            }
+            (None, _) => (Seen::Snapshot(target.clone()), pulled.clone(), None),
+        };
+        let cursor = Cursor {
+            source: self.moment.source,
+            scope: NO_SCOPE,
+            wal: self.moment.wal,
+            seen,
+            covered,
+            last_sync_date,
+            newest,
+            pull,
+        };
+        Trailer {
+            next: cursor.encode(),
+            more,
+            last_sync_date,
+            rows: budget.rows,
+            entities: self.entities.iter().map(|entity| entity.name.clone()).collect(),
+        }
+    }
+}
+
+/// The steps of a part that are still to be taken, with what each walks.
+fn steps(part: &Part, seen: &Seen, delta: Option<&Delta>) -> Vec<(Step, Vec<Range>)> {
+    if part.anew {
+        return vec![(Step::Anew, vec![Range::Key])];
+    }
+    let (rows, tombstones) = match (seen, delta) {
+        (Seen::Date(date), _) => (vec![Range::Date(*date)], vec![Range::Date(*date)]),
+        (Seen::Snapshot(_), Some(delta)) => (delta.rows.clone(), delta.tombstones.clone()),
+        (Seen::Snapshot(_), None) => (Vec::new(), Vec::new()),
+    };
+    let from = part.from.as_ref().map_or(Step::Tombstones, |(step, _)| *step);
+    [
+        (Step::Tombstones, tombstones),
+        (Step::Flagged, rows.clone()),
+        (Step::Rows, rows),
+    ]
+    .into_iter()
+    .filter(|(step, _)| *step >= from)
+    .collect()
+}
+
+/// Where a range is entered, when the page stands `at` a row of its step.
+enum Entry<'a> {
+    /// At its start, or after a row in it.
+    Open(Option<&'a After>),
+    /// Not at all: it lies behind.
+    Passed,
+}
+
+fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
+    let Some(after) = at else { return Entry::Open(None) };
+    match range {
+        Range::Xid(xid) if after.order > xid.0 => Entry::Passed,
+        Range::Xid(xid) | Range::From(xid) if after.order < xid.0 => Entry::Open(None),
+        Range::Key | Range::Date(_) | Range::Xid(_) | Range::From(_) => Entry::Open(Some(after)),
+    }
+}
+
+/// A value that Postgres cannot read, in a statement that takes up a position, came from the
+/// cursor.
+fn blame_cursor(error: ReadError, after: Option<&After>) -> ReadError {
+    match error {
+        ReadError::Postgres(error) if after.is_some() && is_bad_value(&error) => ReadError::BadPosition,
+        other => other,
+    }
+}
+
+fn is_bad_value(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("42"))
+}

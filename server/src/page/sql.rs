@@ -1,0 +1,318 @@
+//! The statements that read a page.
+//!
+//! Each walks one index from one bound and stops at its limit: `(changed_xid, key)` for what
+//! changed since a snapshot, `(changed_date)` since a date, the primary key for an entity that
+//! begins anew. `COPY` takes no parameters, so values go in as literals.
+
+use std::fmt::Write as _;
+
+use highwater_shared::{Column, ColumnRole, Reason, Timestamp};
+
+use super::Format;
+use crate::cursor::{After, Step};
+use crate::entity::Entity;
+use crate::quoting::{identifier, literal};
+use crate::snapshot::{Snapshot, Xid};
+
+/// What a statement walks.
+#[derive(Clone, Debug)]
+pub(super) enum Range {
+    /// The whole table, by key.
+    Key,
+    /// What one transaction changed that was in flight when the caller last looked.
+    Xid(Xid),
+    /// What was changed by ids from this one on.
+    From(Xid),
+    /// What changed later than this.
+    Date(Timestamp),
+}
+
+/// A statement, and how to read its lines.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) text: String,
+    pub(super) layout: Layout,
+}
+
+/// Where in a line the server finds what it must know. The rest it passes on as it comes.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Fields at the end that are the server's alone, and are cut off.
+    pub(super) hidden: usize,
+    /// Whether all else is passed on, or the first field only, a JSON text.
+    pub(super) format: Format,
+    /// `changed_date`, counted from the end of the line, 0 being the last field.
+    pub(super) date_from_end: usize,
+    /// The fields that make the position's key.
+    pub(super) key: Vec<usize>,
+    /// What orders lines before their key.
+    pub(super) order: Order,
+}
+
+/// What orders the lines of a statement before their key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Nothing.
+    Key,
+    /// `changed_xid`, the last field.
+    Xid,
+    /// `changed_date`.
+    Date,
+}
+
+/// The statement for one range of one step. It reads `limit` rows after `after`; where `target`
+/// is given, only those that it has seen.
+pub(super) fn statement(
+    entity: &Entity,
+    step: Step,
+    format: Format,
+    range: &Range,
+    after: Option<&After>,
+    target: Option<&Snapshot>,
+    limit: u64,
+) -> Statement {
+    let tombstones = step == Step::Tombstones;
+    let key: Vec<String> = if tombstones {
+        let column = |(place, column): (usize, &crate::entity::KeyColumn)| {
+            format!("(t.key[{}])::{}", place + 1, column.cast)
+        };
+        entity.key.iter().enumerate().map(column).collect()
+    } else {
+        entity
+            .key
+            .iter()
+            .map(|column| format!("t.{}", identifier(&column.name)))
+            .collect()
+    };
+    let (mut fields, mut layout) = fields(entity, step, format, &key);
+    match range {
+        Range::Key => layout.order = Order::Key,
+        Range::Date(_) => layout.order = Order::Date,
+        Range::Xid(_) | Range::From(_) => {
+            layout.order = Order::Xid;
+            layout.hidden += 1;
+            layout.date_from_end += 1;
+            fields.push("t.changed_xid".to_owned());
+        }
+    }
+
+    let order_key = if tombstones {
+        "t.key".to_owned()
+    } else {
+        key.join(", ")
+    };
+    let mut text = format!("copy (select {} from ", fields.join(", "));
+    if tombstones {
+        let _ = write!(
+            text,
+            "highwater.tombstone t where t.entity = {}",
+            entity.covered.number
+        );
+        let _ = write!(
+            text,
+            " and not exists (select from {} l where not l.deleted",
+            entity.table
+        );
+        for (column, value) in entity.key.iter().zip(&key) {
+            let _ = write!(text, " and l.{} = {value}", identifier(&column.name));
+        }
+        text.push(')');
+    } else {
+        let deleted = if step == Step::Flagged { "" } else { "not " };
+        let _ = write!(text, "{} t where {deleted}t.deleted", entity.table);
+    }
+    bound(&mut text, range, after, &order_key, tombstones);
+    if let Some(target) = target {
+        seen_by(&mut text, target);
+    }
+    let order = match layout.order {
+        Order::Key => order_key,
+        Order::Xid => format!("t.changed_xid, {order_key}"),
+        Order::Date => format!("t.changed_date, {order_key}"),
+    };
+    let _ = write!(text, " order by {order} limit {limit}) to stdout");
+    Statement { text, layout }
+}
+
+/// The columns of a block of this step, in the order of its fields.
+pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
+    let own = |name: &str, type_name: &str, role| Column {
+        name: name.to_owned(),
+        type_name: type_name.to_owned(),
+        role: Some(role),
+    };
+    let changed_date = own(
+        "changed_date",
+        "timestamp with time zone",
+        ColumnRole::ChangedDate,
+    );
+    match step {
+        Step::Anew | Step::Rows => entity.columns.iter().cloned().chain([changed_date]).collect(),
+        Step::Tombstones | Step::Flagged => entity
+            .key
+            .iter()
+            .map(|column| own(&column.name, &column.type_name, ColumnRole::Key))
+            .chain([changed_date, own("reason", "text", ColumnRole::Reason)])
+            .collect(),
+    }
+}
+
+/// The statement that tells which ranges of a delta hold anything, so that only those are read:
+/// for each entity the ids of the list that changed rows, or keys, and whether later ids did.
+/// Its parameters are the list and the bound above it.
+pub(super) fn probe(entities: &[&Entity]) -> String {
+    let one = |entity: &&Entity| {
+        let number = entity.covered.number;
+        let table = &entity.table;
+        format!(
+            "select {number} as number,
+                 array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
+                       where exists (select from {table} t where t.changed_xid = u.xid) order by u.xid) as row_xids,
+                 array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
+                       where exists (select from highwater.tombstone t where t.entity = {number} and t.changed_xid = u.xid)
+                       order by u.xid) as tombstone_xids,
+                 exists (select from {table} t where t.changed_xid >= $2::text::xid8) as later_rows,
+                 exists (select from highwater.tombstone t
+                         where t.entity = {number} and t.changed_xid >= $2::text::xid8) as later_tombstones"
+        )
+    };
+    entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+}
+
+/// The fields of a line, less what orders it.
+fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<String>, Layout) {
+    let date = "t.changed_date".to_owned();
+    let gone = matches!(step, Step::Tombstones | Step::Flagged);
+    let reason = literal(Reason::Deleted.as_str());
+    let mut layout = Layout {
+        hidden: 0,
+        format,
+        date_from_end: 0,
+        key: Vec::new(),
+        order: Order::Key,
+    };
+    let mut fields = match format {
+        Format::Json => vec![change(entity, gone, key)],
+        Format::Copy if gone => key.iter().cloned().chain([date.clone(), reason]).collect(),
+        Format::Copy => {
+            let columns = entity
+                .columns
+                .iter()
+                .map(|column| format!("t.{}", identifier(&column.name)));
+            columns.chain([date.clone()]).collect()
+        }
+    };
+    if step == Step::Tombstones {
+        // The position is the key as it is stored, which the index orders.
+        layout.key.push(fields.len());
+        layout.hidden += 1;
+        fields.push("t.key".to_owned());
+    } else if format == Format::Json {
+        layout
+            .key
+            .extend((0..key.len()).map(|place| fields.len() + place));
+        fields.extend(key.iter().cloned());
+    } else if gone {
+        layout.key.extend(0..key.len());
+    } else {
+        let place = |name: &str| entity.columns.iter().position(|column| column.name == name);
+        layout
+            .key
+            .extend(entity.key.iter().filter_map(|column| place(&column.name)));
+    }
+    if format == Format::Json {
+        fields.push(date);
+    } else {
+        layout.date_from_end = layout.hidden + usize::from(gone);
+    }
+    (fields, layout)
+}
+
+/// A change as JSON text, as compact as it can be.
+fn change(entity: &Entity, gone: bool, key: &[String]) -> String {
+    let object = |columns: Vec<String>| {
+        format!(
+            "(select row_to_json(r.*)::text from (select {}) r)",
+            columns.join(", ")
+        )
+    };
+    let key = entity
+        .key
+        .iter()
+        .zip(key)
+        .map(|(column, value)| format!("{value} as {}", identifier(&column.name)));
+    let key = object(key.collect());
+    let (deleted, row) = if gone {
+        let reason = format!("null,\"reason\":\"{}\"}}", Reason::Deleted.as_str());
+        (true, literal(&reason))
+    } else {
+        let columns = entity
+            .columns
+            .iter()
+            .map(|column| format!("t.{}", identifier(&column.name)));
+        (false, format!("{} || '}}'", object(columns.collect())))
+    };
+    let name = serde_json::Value::from(entity.name.as_str());
+    format!(
+        "{} || {key} || {} || to_char(t.changed_date, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || {} || {row}",
+        literal(&format!("{{\"entity\":{name},\"key\":")),
+        literal(",\"changedDate\":\""),
+        literal(&format!("\",\"deleted\":{deleted},\"row\":")),
+    )
+}
+
+/// Where the walk begins, and for a single id where it ends.
+fn bound(text: &mut String, range: &Range, after: Option<&After>, order_key: &str, tombstones: bool) {
+    let key = |after: &After| match (tombstones, after.key.first()) {
+        (true, Some(stored)) => format!("{}::text[]", literal(stored)),
+        _ => after
+            .key
+            .iter()
+            .map(|part| literal(part))
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    let _ = match (range, after) {
+        (Range::Key, None) => Ok(()),
+        (Range::Key, Some(after)) => write!(text, " and ({order_key}) > ({})", key(after)),
+        (Range::Xid(xid), None) => write!(text, " and t.changed_xid = '{xid}'::xid8"),
+        (Range::Xid(xid), Some(after)) => {
+            write!(
+                text,
+                " and t.changed_xid = '{xid}'::xid8 and ({order_key}) > ({})",
+                key(after)
+            )
+        }
+        (Range::From(xid), None) => write!(text, " and t.changed_xid >= '{xid}'::xid8"),
+        (Range::From(_), Some(after)) => {
+            write!(
+                text,
+                " and (t.changed_xid, {order_key}) > ('{}'::xid8, {})",
+                after.order,
+                key(after)
+            )
+        }
+        (Range::Date(date), None) => write!(text, " and t.changed_date > '{date}'::timestamptz"),
+        (Range::Date(_), Some(after)) => {
+            let date = Timestamp::from_micros(after.order.cast_signed());
+            write!(
+                text,
+                " and t.changed_date >= '{date}'::timestamptz and (t.changed_date, {order_key}) > ('{date}'::timestamptz, {})",
+                key(after)
+            )
+        }
+    };
+}
+
+/// Leaves out what the target has not seen: a row that changed since comes in the next round.
+fn seen_by(text: &mut String, target: &Snapshot) {
+    let _ = write!(text, " and t.changed_xid < '{}'::xid8", target.xmax());
+    if !target.in_flight().is_empty() {
+        let list: Vec<String> = target.in_flight().iter().map(ToString::to_string).collect();
+        let _ = write!(
+            text,
+            " and t.changed_xid <> all ('{{{}}}'::xid8[])",
+            list.join(",")
+        );
+    }
+}

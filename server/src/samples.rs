@@ -1,0 +1,174 @@
+//! The history of samples that makes dates safe.
+//!
+//! A date is safe to go on from when no transaction can still commit a row stamped before it.
+//! A sample reads the clock, then the ids that hold a lock, then the snapshot. Every row stamped
+//! up to that clock bears an id below the sample's bound: its transaction took the id before
+//! the stamp, and so either still held its lock or had completed when the snapshot was taken.
+//! Once a page's snapshot has seen all ids below the bound, it has all rows up to that clock.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use highwater_shared::Timestamp;
+use sqlx::{PgPool, Row};
+use tokio_util::sync::CancellationToken;
+
+use crate::snapshot::{Snapshot, Xid};
+
+/// The most samples that are kept; beyond it every other of the older half goes.
+const SAMPLES_MAX: usize = 4_096;
+
+/// What was so at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sample {
+    clock: Timestamp,
+    bound: Xid,
+}
+
+/// The history of samples.
+#[derive(Debug, Default)]
+pub struct Samples(Mutex<VecDeque<Sample>>);
+
+impl Samples {
+    /// The latest date up to which a snapshot with this `xmin` has every row; `None` where the
+    /// history does not reach back far enough to know.
+    pub fn safe_date(&self, xmin: Xid) -> Option<Timestamp> {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = samples.partition_point(|sample| sample.bound <= xmin);
+        samples.get(known.checked_sub(1)?).map(|sample| sample.clock)
+    }
+
+    /// Takes a sample.
+    pub async fn take(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut connection = pool.acquire().await?;
+        // Three statements, since within one the order of reading is not ours to choose.
+        let clock: i64 =
+            sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+                .fetch_one(&mut *connection)
+                .await?;
+        let locked: Vec<i64> = sqlx::query_scalar(
+            "select distinct transactionid::text::bigint from pg_locks
+             where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted",
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let row = sqlx::query("select pg_current_snapshot()::text as snapshot")
+            .fetch_one(&mut *connection)
+            .await?;
+        let snapshot: Snapshot = row
+            .try_get::<String, _>("snapshot")?
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let locked = locked.iter().filter_map(|xid| u32::try_from(*xid).ok());
+        self.add(Sample {
+            clock: Timestamp::from_micros(clock),
+            bound: bound(&snapshot, locked),
+        });
+        Ok(())
+    }
+
+    /// Takes samples until told to stop. What goes wrong is logged: without samples dates stand
+    /// still, and cursors need none.
+    pub async fn keep(&self, pool: PgPool, tick: Duration, shutdown: CancellationToken) {
+        let mut failing = false;
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            match self.take(&pool).await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "cannot sample the snapshot; lastSyncDate stands still");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn add(&self, sample: Sample) {
+        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that stepped back, or another server's: what was known holds no longer.
+        while samples
+            .back()
+            .is_some_and(|last| last.bound > sample.bound || last.clock > sample.clock)
+        {
+            samples.pop_back();
+        }
+        match samples.back_mut() {
+            // Nothing happened since: the old bound holds for the new clock.
+            Some(last) if last.bound == sample.bound => *last = sample,
+            _ => samples.push_back(sample),
+        }
+        if samples.len() > SAMPLES_MAX {
+            let older = samples.len() / 2;
+            let mut place = 0;
+            samples.retain(|_| {
+                place += 1;
+                place > older || place % 2 == 1
+            });
+        }
+    }
+}
+
+/// The bound of a sample: above every id that had been given out when the locks were read.
+///
+/// The snapshot's `xmax` is the latest *completed* id + 1, and ids in flight lie above it. Locks
+/// name ids by their low 32 bits; an id in flight is within 2^31 of the snapshot.
+fn bound(snapshot: &Snapshot, locked: impl Iterator<Item = u32>) -> Xid {
+    let near = snapshot.xmax().0;
+    let widened = locked.map(|low| {
+        let distance = low.wrapping_sub((near & 0xffff_ffff) as u32).cast_signed();
+        near.saturating_add_signed(i64::from(distance)).saturating_add(1)
+    });
+    Xid(widened.fold(near, u64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(clock: i64, bound: u64) -> Sample {
+        Sample {
+            clock: Timestamp::from_micros(clock),
+            bound: Xid(bound),
+        }
+    }
+
+    #[test]
+    fn a_date_is_safe_once_the_bound_is_passed() {
+        let samples = Samples::default();
+        assert_eq!(samples.safe_date(Xid(100)), None, "nothing is known at first");
+        samples.add(sample(1, 10));
+        samples.add(sample(2, 20));
+        assert_eq!(samples.safe_date(Xid(9)), None);
+        assert_eq!(samples.safe_date(Xid(10)), Some(Timestamp::from_micros(1)));
+        assert_eq!(samples.safe_date(Xid(25)), Some(Timestamp::from_micros(2)));
+    }
+
+    #[test]
+    fn ids_in_flight_above_xmax_raise_the_bound() {
+        let snapshot = Snapshot::new(Xid((7 << 32) + 50), Vec::new());
+        assert_eq!(bound(&snapshot, [55, 40].into_iter()), Xid((7 << 32) + 56));
+        let early = Snapshot::new(Xid((7 << 32) + 0xffff_fff0), Vec::new());
+        assert_eq!(
+            bound(&early, [3].into_iter()),
+            Xid((8 << 32) + 4),
+            "the low half has turned over"
+        );
+    }
+
+    #[test]
+    fn a_long_history_keeps_its_ends() {
+        let samples = Samples::default();
+        for n in 0..20_000 {
+            samples.add(sample(n, n.cast_unsigned()));
+        }
+        assert!(samples.0.lock().unwrap().len() <= SAMPLES_MAX);
+        assert!(samples.safe_date(Xid(30)).is_some_and(|date| date.micros() <= 30));
+        assert_eq!(
+            samples.safe_date(Xid(19_999)),
+            Some(Timestamp::from_micros(19_999))
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! `highwater-server serve`: logs, signals, listener, pool.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{LogFormat, Serve};
+
+/// How long a request waits for a connection to Postgres.
+const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Sends log lines to standard error; `RUST_LOG` chooses them.
+pub(crate) fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,tower_http=info"));
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
+    if !options.listen.ip().is_loopback() && !options.insecure {
+        bail!(
+            "{} can be reached by others, and this server does not ask callers who they are; \
+             listen on 127.0.0.1, or say --insecure",
+            options.listen
+        );
+    }
+    if options.insecure && !options.listen.ip().is_loopback() {
+        tracing::warn!(address = %options.listen, "--insecure: whoever reaches this address reads every entity");
+    }
+    let connect: PgConnectOptions = options
+        .database
+        .database_url
+        .parse()
+        .context("--database-url is not usable")?;
+    let pool = PgPoolOptions::new()
+        .max_connections(options.pool_size)
+        .acquire_timeout(ACQUIRE_WAIT_MAX)
+        .connect_with(connect.application_name("highwater-server"))
+        .await
+        .context("cannot connect to the database")?;
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone())?;
+    tracing::info!(address = %listener.local_addr()?, "serving");
+    highwater_server::serve(listener, pool, shutdown).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn stop_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(
+            signal = name,
+            "stopping: running responses end, new ones are refused"
+        );
+        shutdown.cancel();
+    });
+    Ok(())
+}

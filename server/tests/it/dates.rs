@@ -1,0 +1,123 @@
+//! Dates as `since`, and the `lastSyncDate` that is safe to send next.
+
+use sqlx::Connection as _;
+
+use crate::rig::{Copy, Rig};
+
+const PRODUCT: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 20) g";
+
+/// Pulls until the date has caught up with the newest row: the server's samples must have passed
+/// it first.
+async fn pull_until_date_is_newest(rig: &Rig, copy: &mut Copy) {
+    let newest = "select to_char(max(changed_date) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from product";
+    let newest: String = sqlx::query_scalar(newest).fetch_one(&rig.pool).await.unwrap();
+    let wait = async {
+        while copy.last_sync_date < newest {
+            copy.pull(&rig.server, 0).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), wait)
+        .await
+        .expect("the date moves on");
+    assert_eq!(copy.last_sync_date, newest);
+}
+
+#[tokio::test]
+async fn the_epoch_means_everything() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let none = rig.server.page("").await;
+    let epoch = rig.server.page("since=1970-01-01T00:00:00Z").await;
+    assert_eq!(none["changes"], epoch["changes"]);
+}
+
+#[tokio::test]
+async fn a_date_brings_what_changed_later() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pull_until_date_is_newest(&rig, &mut copy).await;
+    rig.run("update product set name = 'new' where id = 7; delete from product where id = 8")
+        .await;
+    rig.run("update product set deleted = true where id = 9").await;
+    for limit in [100, 1] {
+        let mut by_date = copy.clone();
+        by_date.recount();
+        by_date.since = Some(copy.last_sync_date.clone());
+        by_date.pull(&rig.server, limit).await;
+        assert_eq!(
+            (by_date.upserts, by_date.deletes, by_date.resets),
+            (1, 2, 0),
+            "limit {limit}"
+        );
+        assert_eq!(by_date.rows("product"), rig.source("product", "id").await);
+    }
+}
+
+#[tokio::test]
+async fn a_date_does_not_pass_a_transaction_that_may_still_commit() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pull_until_date_is_newest(&rig, &mut copy).await;
+
+    let mut slow = rig.database.connect().await.unwrap();
+    let mut open = slow.begin().await.unwrap();
+    sqlx::query("update product set name = 'slow' where id = 1")
+        .execute(&mut *open)
+        .await
+        .unwrap();
+    for round in 0..5 {
+        rig.run(&format!("update product set name = 'quick {round}' where id = 2"))
+            .await;
+        copy.since = Some(copy.last_sync_date.clone());
+        copy.pull(&rig.server, 0).await;
+    }
+    open.commit().await.unwrap();
+    copy.since = Some(copy.last_sync_date.clone());
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(
+        copy.rows("product"),
+        rig.source("product", "id").await,
+        "the late commit is in time"
+    );
+}
+
+#[tokio::test]
+async fn a_date_stays_what_was_sent_while_there_is_more() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let first = rig.server.page("limit=5").await;
+    assert_eq!(first["more"], true);
+    assert_eq!(first["lastSyncDate"], "1970-01-01T00:00:00Z");
+    let date = "2001-02-03T04:05:06.000000Z";
+    let dated = rig.server.page(&format!("limit=5&since={date}")).await;
+    assert_eq!(dated["more"], true);
+    assert_eq!(dated["lastSyncDate"], date);
+}
+
+#[tokio::test]
+async fn a_date_from_before_the_entity_begins_anew() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let page = rig.server.page("since=2001-01-01T00:00:00%2B01:00").await;
+    assert_eq!(page["changes"][0]["reason"], "reset");
+    assert_eq!(page["changes"].as_array().unwrap().len(), 21);
+}
+
+#[tokio::test]
+async fn a_date_set_by_hand_does_not_slip_past() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pull_until_date_is_newest(&rig, &mut copy).await;
+    rig.run("update product set name = 'x', changed_date = '2001-01-01' where id = 1")
+        .await;
+    rig.run("insert into product (id, name, changed_date) values (50, 'y', '2001-01-01')")
+        .await;
+    copy.since = Some(copy.last_sync_date.clone());
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.upserts, 2);
+}

@@ -1,0 +1,160 @@
+//! Every error that a caller can meet, as a snapshot of what it is told.
+
+use serde_json::Value;
+
+use crate::rig::{Rig, Served};
+
+async fn problem(server: &Served, path: &str) -> Value {
+    let response = server.get(path).await;
+    let status = response.status().as_u16();
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json",
+        "{path}"
+    );
+    assert!(response.headers().contains_key("highwater-source"), "{path}");
+    assert!(response.headers().contains_key("x-request-id"), "{path}");
+    let problem: Value = response.json().await.expect("JSON");
+    assert_eq!(problem["status"], status, "{path}");
+    problem
+}
+
+#[tokio::test]
+async fn each_fault_of_a_request_is_named() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    let mut problems = serde_json::Map::new();
+    for path in [
+        "/changes?since=nonsense",
+        "/changes?since=",
+        "/changes?since=2026-13-01T00:00:00Z",
+        "/changes?limit=0",
+        "/changes?limit=-1",
+        "/changes?limit=ten",
+        "/changes?wait=61",
+        "/changes?wait=1",
+        "/changes?wait=soon",
+        "/changes?entity=",
+        "/changes?entity=product,",
+        "/changes?entity=product%00",
+        "/changes?entity=nosuch",
+        "/nosuch",
+    ] {
+        problems.insert(path.to_owned(), problem(&rig.server, path).await);
+    }
+    insta::assert_json_snapshot!(problems);
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_source_needs_a_resync() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    let other = Rig::start("create table product (id int primary key)").await;
+    let page = other.server.page("").await;
+    let path = format!("/changes?since={}", page["next"].as_str().unwrap());
+    insta::assert_json_snapshot!(problem(&rig.server, &path).await);
+    assert_eq!(other.server.get(&path).await.status(), 200);
+}
+
+#[tokio::test]
+async fn other_methods_and_forms_are_refused() {
+    let rig = Rig::start("").await;
+    let client = reqwest::Client::new();
+    let response = client
+        .post(format!("http://{}/changes", rig.server.address))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 405);
+    assert_eq!(response.headers()["allow"], "GET,HEAD");
+    let refused: Value = response.json().await.unwrap();
+    let response = rig.server.get_as("/changes", "text/html").await;
+    assert_eq!(response.status(), 406);
+    let unacceptable: Value = response.json().await.unwrap();
+    insta::assert_json_snapshot!([refused, unacceptable]);
+}
+
+#[tokio::test]
+async fn a_postgres_that_went_away_is_unavailable_and_comes_back() {
+    use highwater_server::admin;
+    use highwater_testbed::{Cluster, Profile};
+    use sqlx::{Connection as _, PgConnection};
+
+    let mut cluster = Cluster::start(Profile::Fast).unwrap();
+    admin::migrate(&mut PgConnection::connect(&cluster.url("postgres")).await.unwrap())
+        .await
+        .unwrap();
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .acquire_timeout(std::time::Duration::from_secs(2))
+        .connect(&cluster.url("postgres"))
+        .await
+        .unwrap();
+    let server = Served::start(&pool).await;
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    cluster.crash().unwrap();
+    insta::assert_json_snapshot!(problem(&server, "/changes").await);
+    assert_eq!(problem(&server, "/readyz").await["status"], 503);
+    assert_eq!(server.get("/healthz").await.status(), 200);
+    cluster.start_again().unwrap();
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    assert_eq!(server.get("/changes").await.status(), 200);
+}
+
+/// What a cursor says of keys goes into a statement: nonsense there is the caller's fault.
+#[tokio::test]
+async fn a_forged_position_is_the_callers_fault() {
+    use highwater_server::cursor::{After, Cursor};
+
+    let rig = Rig::start(
+        "create table product (id int primary key); insert into product select generate_series(1, 9)",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let page = rig.server.page("limit=3").await;
+    let genuine = Cursor::decode(page["next"].as_str().unwrap()).unwrap();
+    for key in [
+        vec!["x".to_owned()],
+        vec![],
+        vec!["1".to_owned(), "2".to_owned()],
+        vec!["1); drop table product; --".to_owned()],
+        vec!["'\\".to_owned()],
+    ] {
+        let mut forged = genuine.clone();
+        forged.pull.as_mut().unwrap().position.after = Some(After {
+            order: 0,
+            key: key.clone(),
+        });
+        let problem = problem(&rig.server, &format!("/changes?since={}", forged.encode())).await;
+        assert_eq!(problem["code"], "invalid_since", "{key:?}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn more_ids_in_flight_than_a_cursor_can_hold_are_unavailable() {
+    use highwater_server::admin;
+    use highwater_testbed::{Cluster, Profile};
+    use sqlx::{Connection as _, PgConnection};
+
+    // Prepared transactions are in flight without holding a connection.
+    let cluster = Cluster::start_with(Profile::Fast, &[("max_prepared_transactions", "4100")]).unwrap();
+    let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
+    admin::migrate(&mut connection).await.unwrap();
+    let pool = sqlx::PgPool::connect(&cluster.url("postgres")).await.unwrap();
+    let server = Served::start(&pool).await;
+    let mut statements = String::new();
+    for n in 0..4_001 {
+        statements.push_str(&format!(
+            "begin; select pg_current_xact_id(); prepare transaction 'p{n}';"
+        ));
+    }
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    // Ids at or above the snapshot's xmax are not listed; one that completes lifts it.
+    sqlx::query("select pg_current_xact_id()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let problem = problem(&server, "/changes").await;
+    assert_eq!(problem["code"], "unavailable", "{problem}");
+}

@@ -1,0 +1,163 @@
+//! The program itself: its commands, its messages, its end.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use highwater_testbed::Process;
+use highwater_testbed::process::Signal;
+
+use crate::rig::{Rig, migrated};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_highwater-server"));
+    command
+        .args(arguments)
+        .env_remove("DATABASE_URL")
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = program(arguments).output().expect("the program runs");
+    (
+        status.code(),
+        String::from_utf8_lossy(&stdout).into_owned(),
+        String::from_utf8_lossy(&stderr).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn the_commands_do_what_they_say() {
+    let rig = Rig::start("create table \"Odd Name\" (id int primary key)").await;
+    let url = rig.database.url();
+    assert_eq!(output(&["migrate", "--database-url", &url]).0, Some(0));
+    let (code, said, _) = output(&["entities", "--database-url", &url]);
+    assert_eq!((code, said.contains("no entities yet")), (Some(0), true));
+    assert_eq!(
+        output(&["enable", "\"Odd Name\"", "--name", "odd", "--database-url", &url]).0,
+        Some(0)
+    );
+    let (_, listed, _) = output(&["entities", "--json", "--database-url", &url]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["name"], "odd");
+    assert_eq!(listed[0]["indexed"], true);
+    assert_eq!(
+        output(&[
+            "disable",
+            "\"Odd Name\"",
+            "--drop-columns",
+            "--database-url",
+            &url
+        ])
+        .0,
+        Some(0)
+    );
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_said_with_the_remedy() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    let url = rig.database.url();
+    let (code, _, said) = output(&["enable", "nosuch", "--database-url", &url]);
+    assert_eq!((code, said.contains("nosuch")), (Some(1), true), "{said}");
+    let (code, _, said) = output(&["serve", "--listen", "0.0.0.0:0", "--database-url", &url]);
+    assert_eq!((code, said.contains("--insecure")), (Some(1), true), "{said}");
+    let (code, _, said) = output(&["migrate", "--database-url", "postgres://nobody@127.0.0.1:1/x"]);
+    assert_eq!((code, said.contains("cannot connect")), (Some(1), true), "{said}");
+    let (code, _, said) = output(&["migrate"]);
+    assert_eq!((code, said.contains("--database-url")), (Some(2), true), "{said}");
+    assert_eq!(output(&["frobnicate"]).0, Some(2));
+
+    let bare = highwater_testbed::Database::create("bare").await.unwrap();
+    for command in [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &["enable", "pg_class"],
+        &["entities"],
+    ] {
+        let (code, _, said) = output(&[command, &["--database-url", &bare.url()]].concat());
+        assert_eq!(
+            (code, said.contains("highwater-server migrate")),
+            (Some(1), true),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sslmode_in_the_url_is_obeyed() {
+    let database = migrated().await;
+    let (code, _, said) = output(&[
+        "entities",
+        "--database-url",
+        &format!("{}?sslmode=require", database.url()),
+    ]);
+    assert_eq!(code, Some(1), "a server without TLS must be refused: {said}");
+    assert!(
+        said.to_lowercase().contains("tls") || said.to_lowercase().contains("ssl"),
+        "{said}"
+    );
+    assert_eq!(
+        output(&[
+            "entities",
+            "--database-url",
+            &format!("{}?sslmode=disable", database.url())
+        ])
+        .0,
+        Some(0)
+    );
+}
+
+/// On SIGTERM a running response ends whole, a new connection is refused, and the program ends
+/// with 0.
+#[tokio::test]
+async fn a_stop_lets_running_responses_end() {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+
+    let rig = Rig::start("create table product (id int primary key, name text); insert into product select g, repeat('x', 1000) from generate_series(1, 20000) g").await;
+    rig.enable(&["product"]).await;
+    let mut serve = program(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+        "--database-url",
+        &rig.database.url(),
+    ]);
+    serve.stderr(std::process::Stdio::piped());
+    let mut process = Process::spawn(serve).unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line: serde_json::Value =
+            serde_json::from_str(&log.next().unwrap().unwrap()).expect("a JSON line");
+        if line["fields"]["message"] == "serving" {
+            break line["fields"]["address"].as_str().unwrap().to_owned();
+        }
+    };
+    // A reader that has begun and then stands still, while the server is told to stop.
+    let mut reader = std::net::TcpStream::connect(&address).unwrap();
+    reader
+        .write_all(b"GET /changes?limit=20000 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut body = vec![0; 1];
+    reader.read_exact(&mut body).unwrap();
+    process.signal(Signal::Terminate).unwrap();
+    assert!(log.any(|line| line.is_ok_and(|line| line.contains("stopping"))));
+    let refused = async {
+        while std::net::TcpStream::connect(&address).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused)
+        .await
+        .expect("new connections are refused");
+    reader.read_to_end(&mut body).unwrap();
+    let text = String::from_utf8_lossy(&body);
+    assert!(text.contains("\"more\":"), "the running response ended whole");
+    let status = process.wait_up_to(Duration::from_secs(20)).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+}

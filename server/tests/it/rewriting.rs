@@ -1,0 +1,180 @@
+//! What is not MVCC-safe: truncate and DDL that rewrites a table.
+
+use std::time::Duration;
+
+use crate::rig::{Copy, Rig};
+
+const PRODUCT: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 20) g";
+
+/// Waits until some session waits for a lock.
+async fn until_someone_waits(rig: &Rig) {
+    let waiting = async {
+        loop {
+            let waits: bool = sqlx::query_scalar(
+                "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())",
+            )
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap();
+            if waits {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(4), waiting)
+        .await
+        .expect("someone waits");
+}
+
+#[tokio::test]
+async fn a_truncate_empties_the_copy() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("truncate product").await;
+    rig.run("insert into product values (1, 'after')").await;
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!((copy.resets, copy.upserts), (1, 1));
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.resets, 0, "once seen, it is over");
+}
+
+#[tokio::test]
+async fn a_truncate_in_the_middle_of_a_pull_loses_no_later_row() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    for limit in [3, 6] {
+        let mut copy = Copy::default();
+        assert!(copy.pull_page(&rig.server, limit).await);
+        rig.run("truncate product").await;
+        rig.run("insert into product select g, 'again' from generate_series(1, 20) g")
+            .await;
+        copy.pull(&rig.server, limit).await;
+        assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    }
+}
+
+#[tokio::test]
+async fn a_rewrite_and_a_truncate_under_way_are_waited_for() {
+    let rewrites = [
+        "alter table product alter column name type varchar(50) using name || '!'",
+        "truncate product; insert into product values (7, 'seven')",
+        "cluster product using product_pkey",
+    ];
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    for rewrite in rewrites {
+        let mut copy = Copy::default();
+        let mut ddl = rig.database.connect().await.unwrap();
+        sqlx::raw_sql("begin").execute(&mut ddl).await.unwrap();
+        sqlx::raw_sql(rewrite).execute(&mut ddl).await.unwrap();
+        let (pulled, ()) = tokio::join!(
+            async {
+                copy.pull(&rig.server, 0).await;
+                copy
+            },
+            async {
+                until_someone_waits(&rig).await;
+                sqlx::raw_sql("commit").execute(&mut ddl).await.unwrap();
+            }
+        );
+        assert_eq!(
+            pulled.rows("product"),
+            rig.source("product", "id").await,
+            "{rewrite}"
+        );
+        assert!(!pulled.rows("product").is_empty(), "{rewrite}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_stays_locked_is_unavailable() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut ddl = rig.database.connect().await.unwrap();
+    sqlx::raw_sql("begin; lock table product in access exclusive mode")
+        .execute(&mut ddl)
+        .await
+        .unwrap();
+    let response = rig.server.get("/changes").await;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let problem: serde_json::Value = response.json().await.unwrap();
+    assert_eq!(problem["code"], "unavailable");
+    sqlx::raw_sql("rollback").execute(&mut ddl).await.unwrap();
+    assert_eq!(rig.server.get("/changes").await.status(), 200);
+}
+
+#[tokio::test]
+async fn columns_that_come_and_go_keep_the_page_whole() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("alter table product add column price numeric default 9.5")
+        .await;
+    rig.run("update product set price = 1 where id = 1").await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("product")[r#"{"id":1}"#]["price"], 1);
+    rig.run("alter table product drop column name; update product set price = 2 where id = 2")
+        .await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(
+        copy.rows("product")[r#"{"id":2}"#],
+        serde_json::json!({"id": 2, "price": 2})
+    );
+}
+
+#[tokio::test]
+async fn a_changed_key_is_served_again_once_enabled_again() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("alter table product rename column id to number").await;
+    // The application goes on, whatever Highwater makes of it.
+    rig.run("update product set name = 'n' where number = 1; delete from product where number = 2")
+        .await;
+    rig.run("update product set number = 99 where number = 3").await;
+    let response = rig.server.get("/changes?entity=product").await;
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("highwater-server enable"));
+    rig.enable(&["product"]).await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "number").await);
+}
+
+#[tokio::test]
+async fn partitions_that_come_and_go_begin_the_entity_anew() {
+    let rig = Rig::start(
+        "create table part (id int, area text, primary key (id, area)) partition by list (area);
+         create table part_a partition of part for values in ('a');
+         create table part_b partition of part for values in ('b');
+         insert into part select g, case g % 2 when 0 then 'a' else 'b' end from generate_series(1, 10) g",
+    )
+    .await;
+    rig.enable(&["part"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 3).await;
+    assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+    rig.run("update part set area = 'b' where id = 2; delete from part where id = 3")
+        .await;
+    copy.pull(&rig.server, 3).await;
+    assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+    rig.run("truncate part_a").await;
+    copy.pull(&rig.server, 3).await;
+    assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+    rig.run("alter table part detach partition part_b").await;
+    copy.pull(&rig.server, 3).await;
+    assert!(copy.rows("part").is_empty());
+    rig.run("alter table part attach partition part_b for values in ('b')")
+        .await;
+    copy.pull(&rig.server, 3).await;
+    assert!(!copy.rows("part").is_empty());
+    assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+}

@@ -1,0 +1,222 @@
+//! What the tests share: a migrated database with a server on it, and a copy that follows the
+//! protocol as any client would.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use highwater_server::admin::{self, EnableOptions};
+use highwater_testbed::Database;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// A database with the schema `highwater`, and a server on it.
+pub(crate) struct Rig {
+    pub(crate) pool: PgPool,
+    pub(crate) server: Served,
+    // Last, so that it is dropped last.
+    pub(crate) database: Database,
+}
+
+/// A server in this process; it stops when this is dropped.
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    http: reqwest::Client,
+    shutdown: CancellationToken,
+}
+
+/// A database with the schema `highwater` and nothing else.
+pub(crate) async fn migrated() -> Database {
+    let database = Database::from_template("migrated", |url| async move {
+        admin::migrate(&mut PgConnection::connect(&url).await?).await?;
+        Ok(())
+    });
+    database.await.expect("a database")
+}
+
+impl Rig {
+    /// Starts with the tables that `sql` makes.
+    pub(crate) async fn start(sql: &str) -> Self {
+        let database = migrated().await;
+        let pool = database.pool().await.expect("a pool");
+        let server = Served::start(&pool).await;
+        let rig = Self {
+            pool,
+            server,
+            database,
+        };
+        rig.run(sql).await;
+        rig
+    }
+
+    /// Runs statements.
+    pub(crate) async fn run(&self, sql: &str) {
+        run(&self.pool, sql).await;
+    }
+
+    /// Makes tables entities, as the command does.
+    pub(crate) async fn enable(&self, tables: &[&str]) {
+        let mut connection = self.database.connect().await.expect("a connection");
+        for table in tables {
+            admin::enable(&mut connection, table, &EnableOptions::default())
+                .await
+                .expect("an entity");
+        }
+    }
+
+    /// All live rows of an entity as the source has them, by key.
+    pub(crate) async fn source(&self, table: &str, key: &str) -> BTreeMap<String, Value> {
+        source(&self.pool, table, key).await
+    }
+}
+
+impl Served {
+    pub(crate) async fn start(pool: &PgPool) -> Self {
+        // What the server logs shows with a test that fails.
+        let log = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_test_writer();
+        let _ = log.try_init();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        tokio::spawn(highwater_server::serve(listener, pool.clone(), shutdown.clone()));
+        Self {
+            address,
+            http: reqwest::Client::new(),
+            shutdown,
+        }
+    }
+
+    /// GETs a path with its query.
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
+        self.get_as(path, "application/json").await
+    }
+
+    /// GETs a path in one form.
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> reqwest::Response {
+        let url = format!("http://{}{path}", self.address);
+        self.http
+            .get(url)
+            .header("accept", accept)
+            .send()
+            .await
+            .expect("a response")
+    }
+
+    /// GETs a page that must be there.
+    pub(crate) async fn page(&self, query: &str) -> Value {
+        let response = self.get(&format!("/changes?{query}")).await;
+        let status = response.status();
+        let body = response.text().await.expect("a body");
+        assert_eq!(status, 200, "{query}: {body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A copy of all entities, kept by the JSON form of the protocol.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Copy {
+    rows: BTreeMap<String, BTreeMap<String, Value>>,
+    renewed: BTreeMap<String, BTreeMap<String, Value>>,
+    pub(crate) since: Option<String>,
+    pub(crate) last_sync_date: String,
+    /// Changes that have arrived, by what they were.
+    pub(crate) upserts: usize,
+    pub(crate) deletes: usize,
+    pub(crate) resets: usize,
+    pub(crate) pages: usize,
+}
+
+impl Copy {
+    /// Pulls until nothing more comes; `limit` 0 for the server's own.
+    pub(crate) async fn pull(&mut self, server: &Served, limit: usize) {
+        while self.pull_page(server, limit).await {}
+    }
+
+    /// Pulls one page, and tells whether more is to come.
+    pub(crate) async fn pull_page(&mut self, server: &Served, limit: usize) -> bool {
+        let mut query = String::new();
+        if let Some(since) = &self.since {
+            query.push_str(&format!("since={since}&"));
+        }
+        if limit > 0 {
+            query.push_str(&format!("limit={limit}"));
+        }
+        let page = server.page(&query).await;
+        self.apply(&page)
+    }
+
+    /// Applies a page as the protocol says.
+    pub(crate) fn apply(&mut self, page: &Value) -> bool {
+        self.pages += 1;
+        for change in page["changes"].as_array().expect("changes") {
+            let entity = change["entity"].as_str().expect("a name").to_owned();
+            let key = change["key"].to_string();
+            if change["reason"] == "reset" {
+                self.resets += 1;
+                self.renewed.insert(entity, BTreeMap::new());
+                continue;
+            }
+            let rows = match self.renewed.get_mut(&entity) {
+                Some(rows) => rows,
+                None => self.rows.entry(entity).or_default(),
+            };
+            if change["deleted"] == true {
+                self.deletes += 1;
+                rows.remove(&key);
+            } else {
+                self.upserts += 1;
+                rows.insert(key, change["row"].clone());
+            }
+        }
+        self.since = Some(page["next"].as_str().expect("a cursor").to_owned());
+        self.last_sync_date = page["lastSyncDate"].as_str().expect("a date").to_owned();
+        let more = page["more"] == true;
+        if !more {
+            self.rows.append(&mut self.renewed);
+        }
+        more
+    }
+
+    /// The rows of an entity, by key.
+    pub(crate) fn rows(&self, entity: &str) -> BTreeMap<String, Value> {
+        self.rows.get(entity).cloned().unwrap_or_default()
+    }
+
+    /// Forgets what has been counted.
+    pub(crate) fn recount(&mut self) {
+        (self.upserts, self.deletes, self.resets, self.pages) = (0, 0, 0, 0);
+    }
+}
+
+/// Runs statements.
+pub(crate) async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// All live rows of a table, less Highwater's own columns, by key (`key` being SQL columns).
+pub(crate) async fn source(pool: &PgPool, table: &str, key: &str) -> BTreeMap<String, Value> {
+    let sql = format!(
+        "select (select row_to_json(k)::text from (select {key}) k),
+             (to_jsonb(t) - array['changed_xid', 'changed_date', 'deleted'])::text
+         from {table} t where not deleted"
+    );
+    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
+        .fetch_all(pool)
+        .await
+        .expect("rows");
+    rows.into_iter()
+        .map(|(key, row)| (key, serde_json::from_str(&row).expect("JSON")))
+        .collect()
+}
