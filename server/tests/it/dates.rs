@@ -2,7 +2,7 @@
 
 use sqlx::Connection as _;
 
-use crate::rig::{Copy, Rig};
+use crate::rig::{Copy, Pull as _, Rig};
 
 const PRODUCT: &str = "create table product (id int primary key, name text);
     insert into product select g, 'p' || g from generate_series(1, 20) g";

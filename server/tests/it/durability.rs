@@ -7,7 +7,7 @@ use highwater_testbed::{Cluster, Profile};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
 
-use crate::rig::{Copy, Served, run, source};
+use crate::rig::{Copy, Pull as _, Served, run, source};
 
 async fn pool(cluster: &Cluster) -> PgPool {
     PgPoolOptions::new()

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use highwater_server::admin::{self, EnableOptions};
 use sqlx::AssertSqlSafe;
 
-use crate::rig::{Copy, Rig, run};
+use crate::rig::{Copy, Pull as _, Rig, run};
 
 async fn refusal(rig: &Rig, table: &str, options: EnableOptions) -> String {
     let mut connection = rig.database.connect().await.unwrap();

@@ -1,5 +1,12 @@
 //! The server against a real Postgres: one file a subject, one test binary, one database a test.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::format_push_string,
+    reason = "a test fails by panicking"
+)]
+
 mod dates;
 mod deltas;
 mod durability;

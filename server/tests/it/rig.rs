@@ -1,10 +1,10 @@
-//! What the tests share: a migrated database with a server on it, and a copy that follows the
-//! protocol as any client would.
+//! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use highwater_server::admin::{self, EnableOptions};
+pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::Database;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -121,79 +121,29 @@ impl Drop for Served {
     }
 }
 
-/// A copy of all entities, kept by the JSON form of the protocol.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Copy {
-    rows: BTreeMap<String, BTreeMap<String, Value>>,
-    renewed: BTreeMap<String, BTreeMap<String, Value>>,
-    pub(crate) since: Option<String>,
-    pub(crate) last_sync_date: String,
-    /// Changes that have arrived, by what they were.
-    pub(crate) upserts: usize,
-    pub(crate) deletes: usize,
-    pub(crate) resets: usize,
-    pub(crate) pages: usize,
+/// Pulls a copy from a server, as any client of the JSON form would.
+pub(crate) trait Pull {
+    /// Pulls until nothing more comes; `limit` 0 for the server's own.
+    async fn pull(&mut self, server: &Served, limit: usize);
+
+    /// Pulls one page, and tells whether more is to come.
+    async fn pull_page(&mut self, server: &Served, limit: usize) -> bool;
 }
 
-impl Copy {
-    /// Pulls until nothing more comes; `limit` 0 for the server's own.
-    pub(crate) async fn pull(&mut self, server: &Served, limit: usize) {
+impl Pull for Copy {
+    async fn pull(&mut self, server: &Served, limit: usize) {
         while self.pull_page(server, limit).await {}
     }
 
-    /// Pulls one page, and tells whether more is to come.
-    pub(crate) async fn pull_page(&mut self, server: &Served, limit: usize) -> bool {
-        let mut query = String::new();
-        if let Some(since) = &self.since {
-            query.push_str(&format!("since={since}&"));
-        }
+    async fn pull_page(&mut self, server: &Served, limit: usize) -> bool {
+        let mut query = self
+            .since
+            .as_ref()
+            .map_or(String::new(), |since| format!("since={since}&"));
         if limit > 0 {
             query.push_str(&format!("limit={limit}"));
         }
-        let page = server.page(&query).await;
-        self.apply(&page)
-    }
-
-    /// Applies a page as the protocol says.
-    pub(crate) fn apply(&mut self, page: &Value) -> bool {
-        self.pages += 1;
-        for change in page["changes"].as_array().expect("changes") {
-            let entity = change["entity"].as_str().expect("a name").to_owned();
-            let key = change["key"].to_string();
-            if change["reason"] == "reset" {
-                self.resets += 1;
-                self.renewed.insert(entity, BTreeMap::new());
-                continue;
-            }
-            let rows = match self.renewed.get_mut(&entity) {
-                Some(rows) => rows,
-                None => self.rows.entry(entity).or_default(),
-            };
-            if change["deleted"] == true {
-                self.deletes += 1;
-                rows.remove(&key);
-            } else {
-                self.upserts += 1;
-                rows.insert(key, change["row"].clone());
-            }
-        }
-        self.since = Some(page["next"].as_str().expect("a cursor").to_owned());
-        self.last_sync_date = page["lastSyncDate"].as_str().expect("a date").to_owned();
-        let more = page["more"] == true;
-        if !more {
-            self.rows.append(&mut self.renewed);
-        }
-        more
-    }
-
-    /// The rows of an entity, by key.
-    pub(crate) fn rows(&self, entity: &str) -> BTreeMap<String, Value> {
-        self.rows.get(entity).cloned().unwrap_or_default()
-    }
-
-    /// Forgets what has been counted.
-    pub(crate) fn recount(&mut self) {
-        (self.upserts, self.deletes, self.resets, self.pages) = (0, 0, 0, 0);
+        self.apply(&server.page(&query).await)
     }
 }
 

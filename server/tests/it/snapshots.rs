@@ -20,7 +20,7 @@ async fn seen_is_what_pg_visible_in_snapshot_says() {
             .collect();
         let snapshot = Snapshot::new(Xid(base + random.random_range(0..45)), in_flight);
         let asked: Vec<u64> = (base.saturating_sub(3)..base + 50).collect();
-        let seen: Vec<bool> = sqlx::query_scalar(
+        let visible: Vec<bool> = sqlx::query_scalar(
             "select pg_visible_in_snapshot(x::text::xid8, $1::text::pg_snapshot) from unnest($2::bigint[]) with ordinality u (x, n) order by n",
         )
         .bind(snapshot.to_string())
@@ -28,8 +28,12 @@ async fn seen_is_what_pg_visible_in_snapshot_says() {
         .fetch_all(&mut connection)
         .await
         .unwrap();
-        for (xid, seen) in asked.iter().zip(seen) {
-            assert_eq!(snapshot.sees(Xid(*xid)), seen, "{xid} in {snapshot}, seed {seed}");
+        for (xid, visible) in asked.iter().zip(visible) {
+            assert_eq!(
+                snapshot.sees(Xid(*xid)),
+                visible,
+                "{xid} in {snapshot}, seed {seed}"
+            );
         }
     }
 }

@@ -1,0 +1,151 @@
+//! The command line: what there is to say to `highwater`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use highwater_client::EntityName;
+
+const EXAMPLES: &str = "Examples:
+  highwater pull --server http://127.0.0.1:8080 --store shop.db
+  highwater run --server https://sync.example.org --store shop.db --token-file token
+  highwater status --store shop.db
+  sqlite3 shop.db 'select * from product limit 3'";
+
+/// Keeps an offline SQLite copy of Postgres tables current, by moving only what changed.
+#[derive(Debug, Parser)]
+#[command(name = "highwater", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pull once: bring the store up to date and end.
+    #[command(after_help = "Examples:
+  highwater pull --server http://127.0.0.1:8080 --store shop.db
+  highwater pull --store shop.db --entity product --entity price --json   (HIGHWATER_SERVER is set)")]
+    Pull(PullOptions),
+    /// Keep the store up to date until stopped.
+    #[command(after_help = "Example:
+  highwater run --server http://127.0.0.1:8080 --store shop.db --interval 30s")]
+    Run(RunOptions),
+    /// Show how each entity of the store stands.
+    #[command(after_help = "Example:
+  highwater status --store shop.db --json")]
+    Status(StatusOptions),
+    /// Remove the rows of entities, so that the next pull is a full one. Tables and indexes stay.
+    #[command(after_help = "Examples:
+  highwater reset --store shop.db
+  highwater reset --store shop.db --entity product")]
+    Reset(ResetOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreOption {
+    /// The store: an SQLite file, made when it is missing.
+    #[arg(long, env = "HIGHWATER_STORE", value_name = "FILE")]
+    pub(crate) store: PathBuf,
+}
+
+/// What every command that reaches the server takes.
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    /// The server, such as http://127.0.0.1:8080.
+    #[arg(long, env = "HIGHWATER_SERVER", value_name = "URL")]
+    pub(crate) server: String,
+    /// A file with the token to send; without it, the token is taken from `HIGHWATER_TOKEN`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// An entity to pull; may be given again. All that the server offers when absent.
+    #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
+    pub(crate) entities: Vec<EntityName>,
+    /// The most rows in a page.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Keep deleted rows, with 1 in a column `deleted`.
+    #[arg(long)]
+    pub(crate) keep_deleted: bool,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// How long to wait between two pulls, such as 30s or 500ms.
+    #[arg(long, default_value = "10s", value_parser = interval)]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    /// An entity to reset; may be given again. All when absent.
+    #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
+    pub(crate) entities: Vec<EntityName>,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+fn entity(text: &str) -> Result<EntityName, String> {
+    if text.is_empty() {
+        return Err("an entity's name is not empty".to_owned());
+    }
+    Ok(EntityName::new(text))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("write a duration above zero, such as 30s".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("write a duration such as 30s, 500ms or 12h".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_written_with_their_unit() {
+        assert_eq!(interval("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(interval("12h"), Ok(Duration::from_secs(12 * 3600)));
+        for bad in ["", "0s", "30", "soon", "-1s"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The library's front: a store and a server, and what can be done with the two.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::ExponentialBuilder;
+use highwater_shared::{EntityList, EntityName, Timestamp};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::applied::{PageApplied, PullReport};
+use crate::error::Error;
+use crate::pull::{Clock, Event, Pull};
+use crate::remote::HttpRemote;
+use crate::store::Store;
+
+/// The first wait before another attempt.
+const RETRY_MILLISECONDS_MIN: u64 = 500;
+
+/// The longest wait before another attempt, the server's own wish aside.
+const RETRY_SECONDS_MAX: u64 = 60;
+
+/// Attempts of [`Client::pull`] after the first.
+const PULL_RETRIES_MAX: usize = 5;
+
+/// Pages that a slow subscriber may fall behind before it misses some.
+const PAGES_BEHIND_MAX: usize = 1024;
+
+type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// Keeps a [`Store`] current from a server.
+#[derive(Clone)]
+pub struct Client {
+    store: Store,
+    remote: Arc<HttpRemote>,
+    entities: Option<Vec<EntityName>>,
+    keep_deleted: bool,
+    observer: Observer,
+    applied: broadcast::Sender<Arc<PageApplied>>,
+}
+
+/// Sets up a [`Client`].
+pub struct ClientBuilder {
+    server: String,
+    token: Option<String>,
+    entities: Option<Vec<EntityName>>,
+    limit: Option<u64>,
+    keep_deleted: bool,
+    observer: Observer,
+}
+
+impl Client {
+    /// A client of the server at an address such as `http://127.0.0.1:8080`.
+    pub fn builder(server: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            server: server.into(),
+            token: None,
+            entities: None,
+            limit: None,
+            keep_deleted: false,
+            observer: Arc::new(|_| {}),
+        }
+    }
+
+    /// The store that is kept current.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Pulls once, until the store stands at one cut of the source.
+    ///
+    /// What can be tried again is tried again, for about half a minute. Dropped before its end it
+    /// leaves the store whole, and the next pull goes on from there.
+    pub async fn pull(&self) -> Result<PullReport, Error> {
+        self.pull_until(&CancellationToken::new()).await
+    }
+
+    /// As [`Client::pull`], but ends with [`Error::Stopped`] soon after `stop` is cancelled.
+    pub async fn pull_until(&self, stop: &CancellationToken) -> Result<PullReport, Error> {
+        self.run(retries().with_max_times(PULL_RETRIES_MAX), stop).await
+    }
+
+    /// Pulls, waits for `interval`, and begins again, until `stop` is cancelled. What can be tried
+    /// again is tried again without end; what cannot ends it with an error.
+    pub async fn follow(&self, interval: Duration, stop: &CancellationToken) -> Result<(), Error> {
+        loop {
+            match self.run(retries().without_max_times(), stop).await {
+                Ok(_) => {}
+                Err(Error::Stopped) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = SystemClock.sleep(interval) => {}
+            }
+        }
+    }
+
+    /// Every page that is applied from now on, after it was committed.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<PageApplied>> {
+        self.applied.subscribe()
+    }
+
+    /// What the server has for this caller, with estimates of the rows.
+    pub async fn entities(&self) -> Result<EntityList, Error> {
+        self.remote.entities().await
+    }
+
+    async fn run(&self, retries: ExponentialBuilder, stop: &CancellationToken) -> Result<PullReport, Error> {
+        let _turn = self.store.turn().await;
+        let observer = |event: Event<'_>| {
+            if let Event::Applied(page) = event {
+                // Nobody may be listening, which is fine.
+                let _ = self.applied.send(Arc::new(page.clone()));
+            }
+            (self.observer)(event);
+        };
+        let pull = Pull {
+            remote: self.remote.as_ref(),
+            store: &self.store,
+            clock: &SystemClock,
+            wanted: self.entities.as_deref(),
+            keep_deleted: self.keep_deleted,
+            retries,
+            stop,
+            observer: &observer,
+        };
+        pull.run().await
+    }
+}
+
+impl ClientBuilder {
+    /// Sends `token` with every request, as `Authorization: Bearer`.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Pulls these entities only, rather than all that the caller may read.
+    #[must_use]
+    pub fn entities(mut self, entities: impl IntoIterator<Item = EntityName>) -> Self {
+        let mut entities: Vec<EntityName> = entities.into_iter().collect();
+        entities.sort_unstable();
+        entities.dedup();
+        self.entities = (!entities.is_empty()).then_some(entities);
+        self
+    }
+
+    /// Asks for at most this many rows in a page; the server has a limit of its own.
+    #[must_use]
+    pub fn limit(mut self, rows: u64) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    /// Keeps deleted rows, with 1 in a column `deleted`, rather than removing them.
+    #[must_use]
+    pub fn keep_deleted(mut self, keep: bool) -> Self {
+        self.keep_deleted = keep;
+        self
+    }
+
+    /// Has `observer` told what happens. It is called from the pull, so it must be quick.
+    #[must_use]
+    pub fn observer(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Arc::new(observer);
+        self
+    }
+
+    /// A client that keeps `store` current. Nothing is sent yet.
+    pub fn build(self, store: Store) -> Result<Client, Error> {
+        let remote = HttpRemote::new(&self.server, self.token.as_deref(), self.limit)?;
+        Ok(Client {
+            store,
+            remote: Arc::new(remote),
+            entities: self.entities,
+            keep_deleted: self.keep_deleted,
+            observer: self.observer,
+            applied: broadcast::Sender::new(PAGES_BEHIND_MAX),
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("store", &self.store)
+            .field("entities", &self.entities)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the token.
+        f.debug_struct("ClientBuilder")
+            .field("server", &self.server)
+            .field("entities", &self.entities)
+            .finish_non_exhaustive()
+    }
+}
+
+fn retries() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(RETRY_MILLISECONDS_MIN))
+        .with_max_delay(Duration::from_secs(RETRY_SECONDS_MAX))
+        .with_jitter()
+}
+
+/// The clock of the machine.
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(chrono::Utc::now().timestamp_micros())
+    }
+
+    fn monotonic(&self) -> Instant {
+        Instant::now()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}

@@ -1,0 +1,59 @@
+//! The commands, and what those share that reach the server.
+
+pub(crate) mod pull;
+pub(crate) mod reset;
+pub(crate) mod run;
+pub(crate) mod status;
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use highwater_client::{Client, ClientBuilder};
+
+use crate::cli::ServerOptions;
+
+/// The environment variable that holds a token.
+const TOKEN_VARIABLE: &str = "HIGHWATER_TOKEN";
+
+/// A client as the options describe it.
+fn client(options: &ServerOptions) -> anyhow::Result<ClientBuilder> {
+    let mut builder = Client::builder(&options.server)
+        .entities(options.entities.iter().cloned())
+        .keep_deleted(options.keep_deleted);
+    if let Some(limit) = options.limit {
+        builder = builder.limit(limit);
+    }
+    if let Some(token) = token(options)? {
+        builder = builder.token(token);
+    }
+    Ok(builder)
+}
+
+fn token(options: &ServerOptions) -> anyhow::Result<Option<String>> {
+    if let Some(path) = &options.token_file {
+        let token = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the token file {}", path.display()))?;
+        return Ok(Some(token.trim().to_owned()));
+    }
+    Ok(std::env::var(TOKEN_VARIABLE)
+        .ok()
+        .filter(|token| !token.is_empty()))
+}
+
+/// Writes lines to standard output. Whoever closed it early has seen enough.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// Sends the library's log lines to standard error.
+fn log(level: tracing::Level) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,109 @@
+//! `highwater pull`: once, with a progress bar on a terminal.
+
+use highwater_client::{Client, Event, PullReport, Store};
+use serde_json::json;
+
+use super::{client, log, print};
+use crate::cli::PullOptions;
+use crate::interrupt;
+use crate::progress::Bar;
+
+pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
+    let quiet = options.server.quiet;
+    log(if quiet {
+        tracing::Level::ERROR
+    } else {
+        tracing::Level::INFO
+    });
+    let stop = interrupt::token()?;
+    let store = Store::open(&options.store.store)?;
+    let bar = Bar::new(!quiet && !options.json);
+    let shown = bar.clone();
+    let client = client(&options.server)?
+        .observer(move |event: Event<'_>| shown.event(&event))
+        .build(store)?;
+    if bar.is_shown() && client.store().is_new()? {
+        // Only for the bar; what is wrong with the server, the pull will say.
+        if let Ok(rows) = expected_rows(&client, &options).await {
+            bar.expect(rows);
+        }
+    }
+    let outcome = client.pull_until(&stop).await;
+    bar.end();
+    let report = outcome?;
+    if options.json {
+        print(&as_json(&report, &client)?)
+    } else if quiet {
+        Ok(())
+    } else {
+        print(&as_text(&report))
+    }
+}
+
+/// How many rows a first pull brings, by the server's estimates.
+async fn expected_rows(client: &Client, options: &PullOptions) -> Result<u64, highwater_client::Error> {
+    let wanted = &options.server.entities;
+    let list = client.entities().await?;
+    Ok(list
+        .entities
+        .iter()
+        .filter(|entity| wanted.is_empty() || wanted.contains(&entity.name))
+        .filter_map(|entity| entity.estimated_rows)
+        .sum())
+}
+
+fn as_text(report: &PullReport) -> String {
+    let seconds = report.elapsed.as_secs_f64();
+    let mut lines: Vec<String> = Vec::new();
+    for entity in &report.entities {
+        for dropped in &entity.dropped {
+            lines.push(format!(
+                "{dropped} does not fit the new columns of {} and was dropped",
+                entity.entity
+            ));
+        }
+    }
+    lines.push(if report.rows + report.deleted == 0 {
+        format!("nothing new ({seconds:.2} s)")
+    } else {
+        format!(
+            "{} rows, {} deleted in {seconds:.2} s ({} pages, {})",
+            report.rows,
+            report.deleted,
+            report.pages,
+            indicatif::HumanBytes(report.bytes)
+        )
+    });
+    lines.join("\n")
+}
+
+fn as_json(report: &PullReport, client: &Client) -> anyhow::Result<String> {
+    let helpers = client.store().sync_helpers()?;
+    let entities: Vec<serde_json::Value> = helpers
+        .iter()
+        .map(|helper| {
+            let applied = report
+                .entities
+                .iter()
+                .find(|applied| applied.entity == helper.entity);
+            json!({
+                "entity": helper.entity,
+                "upserts": applied.map_or(0, |applied| applied.upserts),
+                "deletes": applied.map_or(0, |applied| applied.deletes),
+                "lastSyncDate": helper.last_sync_date,
+                "state": helper.state,
+                "dropped": applied.map_or(&[][..], |applied| applied.dropped.as_slice()),
+            })
+        })
+        .collect();
+    let report = json!({
+        "rows": report.rows,
+        "deleted": report.deleted,
+        "pages": report.pages,
+        "bytes": report.bytes,
+        "retries": report.retries,
+        "seconds": report.elapsed.as_secs_f64(),
+        "entities": entities,
+    });
+    Ok(report.to_string())
+}

@@ -1,0 +1,60 @@
+//! `highwater run`: the daemon.
+
+use highwater_client::{Event, PageApplied, Store};
+
+use super::{client, log};
+use crate::cli::RunOptions;
+use crate::interrupt;
+
+pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
+    log(if options.server.quiet {
+        tracing::Level::ERROR
+    } else {
+        tracing::Level::INFO
+    });
+    let stop = interrupt::token()?;
+    let store = Store::open(&options.store.store)?;
+    let client = client(&options.server)?
+        .observer(|event: Event<'_>| note(&event))
+        .build(store)?;
+    tracing::info!(
+        store = %client.store().path().display(),
+        interval = %humantime::format_duration(options.interval),
+        "following {}", options.server.server
+    );
+    client.follow(options.interval, &stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// One line for each change that came, and for what went wrong.
+fn note(event: &Event<'_>) {
+    match event {
+        Event::Applied(page) if page.rows + page.deleted > 0 => {
+            tracing::info!(
+                rows = page.rows,
+                deleted = page.deleted,
+                more = page.more,
+                entities = names(page),
+                "applied"
+            );
+        }
+        Event::Retrying { error, delay, .. } => {
+            tracing::warn!("{error}; trying again in {:.1} s", delay.as_secs_f64());
+        }
+        Event::Resync(reason) => tracing::warn!(?reason, "every entity begins anew"),
+        Event::SchemaChanged(entity) => {
+            tracing::warn!("the columns of {entity} have changed; it begins anew");
+        }
+        _ => {}
+    }
+}
+
+fn names(page: &PageApplied) -> String {
+    let names: Vec<&str> = page
+        .entities
+        .iter()
+        .map(|entity| entity.entity.as_str())
+        .collect();
+    names.join(",")
+}

@@ -1,0 +1,48 @@
+//! Keeps an offline SQLite copy of Postgres tables current, by moving only what changed.
+//!
+//! A [`Store`] is one SQLite file, with a table for each entity, that any program may read while
+//! it is written. A [`Client`] pulls from a `highwater-server` what changed since the store's
+//! cursor, page by page; a page and its cursor are committed together, so the store never claims
+//! more than it holds, whatever is cut off.
+//!
+//! ```no_run
+//! use highwater_client::{Client, Store};
+//!
+//! # async fn example() -> Result<(), highwater_client::Error> {
+//! let store = Store::open("shop.db")?;
+//! let client = Client::builder("http://127.0.0.1:8080").build(store)?;
+//! let mut applied = client.subscribe();
+//! let report = client.pull().await?;
+//! println!("{} rows in {:?}", report.rows, report.elapsed);
+//! while let Ok(page) = applied.try_recv() {
+//!     println!("{} entities changed", page.entities.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client::follow`] keeps on pulling, [`status()`] tells how a store stands, and
+//! [`Store::reset`] makes the next pull a full one. The library prints nothing, ends no process
+//! and reads no environment variable of its own.
+
+mod applied;
+mod client;
+mod error;
+mod meter;
+mod plan;
+mod pull;
+mod remote;
+#[cfg(test)]
+mod simulation;
+mod store;
+mod sync_helper;
+
+pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
+
+pub use crate::applied::{EntityApplied, PageApplied, PullReport};
+pub use crate::client::{Client, ClientBuilder};
+pub use crate::error::{Cause, Error};
+pub use crate::meter::Progress;
+pub use crate::pull::Event;
+pub use crate::store::{EntityStatus, Store, StoreStatus, status};
+pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};

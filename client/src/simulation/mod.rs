@@ -1,0 +1,438 @@
+//! The pull against a simulated server and store, with faults, seeded.
+//!
+//! Each run makes up a course of writes, pulls, cuts, refusals and crashes from its seed, keeps a
+//! model of the source beside it, and checks after every step that the store claims no more than
+//! it holds. A run that fails names its seed; `HIGHWATER_SEED=<seed> cargo test -p
+//! highwater-client simulation` runs it alone.
+
+mod source;
+mod store;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use backon::ExponentialBuilder;
+use bytes::Bytes;
+use highwater_shared::{Code, EntityName, ResyncReason, Timestamp};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio_util::sync::CancellationToken;
+
+use self::source::{Rows, Seen, Source, added_value, timestamp};
+use self::store::MemoryStore;
+use crate::error::Error;
+use crate::plan::Ask;
+use crate::pull::{Answer, Clock, Event, Outcome, PageBody, Pull, Remote, Replica};
+use crate::store::Store;
+use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
+
+const ENTITIES: [&str; 4] = ["bill", "customer", "product", "tax"];
+
+/// Bytes of a chunk, small enough that pages are cut within every part of theirs.
+const CHUNK_BYTES: usize = 97;
+
+/// Writes before and during a pull.
+const WRITES_A_PULL_MAX: u32 = 40;
+
+/// A store that the simulation can look into.
+pub(crate) trait Observed {
+    fn helpers_now(&self) -> Vec<SyncHelper>;
+    /// What a reader sees; `None` where there is no table.
+    fn rows_now(&self, entity: &EntityName) -> Option<Rows>;
+    fn reset_now(&self, entity: &EntityName);
+}
+
+impl Observed for Store {
+    fn helpers_now(&self) -> Vec<SyncHelper> {
+        self.sync_helpers().expect("SyncHelpers")
+    }
+
+    fn rows_now(&self, entity: &EntityName) -> Option<Rows> {
+        // As any other program reads the file.
+        let reader = rusqlite::Connection::open(self.path()).expect("a reader");
+        let mut rows = reader.prepare(&format!("select * from \"{entity}\"")).ok()?;
+        let names: Vec<String> = rows.column_names().into_iter().map(str::to_owned).collect();
+        let rows = rows.query_map([], |row| {
+            let key: i64 = row.get("id")?;
+            for name in &names {
+                if let Some(column) = name.strip_prefix("added_") {
+                    let value: String = row.get(name.as_str())?;
+                    assert_eq!(value, added_value(key, column.parse().expect("a number")));
+                }
+            }
+            Ok((key, row.get("value")?))
+        });
+        Some(rows.expect("rows").map(|row| row.expect("a row")).collect())
+    }
+
+    fn reset_now(&self, entity: &EntityName) {
+        self.reset(std::slice::from_ref(entity)).expect("reset");
+    }
+}
+
+/// What goes wrong, and how often in a thousand requests.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    Refused,
+    Unreachable,
+    Gone,
+    CutAt(usize),
+    EndsEarlyAt(usize),
+    CrashAt(usize),
+    Crash,
+}
+
+struct World {
+    source: Source,
+    rng: StdRng,
+    faults_per_mille: u32,
+    writes_per_mille: u32,
+    /// Writes until the next pull: who writes faster than the client reads is never caught up with.
+    writes_left: u32,
+}
+
+struct SimulatedServer {
+    world: Mutex<World>,
+}
+
+struct SimulatedBody {
+    chunks: VecDeque<Bytes>,
+    end: Option<Error>,
+}
+
+impl PageBody for SimulatedBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match (self.chunks.pop_front(), self.end.take()) {
+            (Some(chunk), end) => {
+                self.end = end;
+                Ok(Some(chunk))
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+impl SimulatedServer {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remote for SimulatedServer {
+    type Body = SimulatedBody;
+
+    async fn changes(&self, ask: &Ask) -> Result<Answer<SimulatedBody>, Error> {
+        let mut world = self.world();
+        world.write();
+        let fault = world.fault();
+        let source = SourceId::new(world.source.id.as_str());
+        match fault {
+            Fault::Refused => return Err(refused(503, Code::Unavailable)),
+            Fault::Unreachable => {
+                return Err(Error::Unreachable {
+                    server: "simulated".to_owned(),
+                    reason: "simulated".to_owned(),
+                    source: "simulated".into(),
+                });
+            }
+            Fault::Crash => return Err(crash()),
+            Fault::Gone if ask.since.is_some() => {
+                return Ok(Answer {
+                    source,
+                    outcome: Outcome::Resync(Some(ResyncReason::SourceChanged)),
+                });
+            }
+            _ => {}
+        }
+        let limit = world.rng.random_range(1..8);
+        let page = world
+            .source
+            .page(ask, limit)
+            .map_err(|_| refused(404, Code::UnknownEntity))?;
+        let (bytes, end) = match fault {
+            Fault::CutAt(part) => (page.slice(..page.len() * part / 1000), Some(cut())),
+            Fault::CrashAt(part) => (page.slice(..page.len() * part / 1000), Some(crash())),
+            Fault::EndsEarlyAt(part) => (page.slice(..page.len() * part / 1000), None),
+            _ => (page, None),
+        };
+        let chunks = bytes.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+        Ok(Answer {
+            source,
+            outcome: Outcome::Page(SimulatedBody { chunks, end }),
+        })
+    }
+}
+
+impl World {
+    fn fault(&mut self) -> Fault {
+        if !self.rng.random_ratio(self.faults_per_mille, 1000) {
+            return Fault::None;
+        }
+        let part = self.rng.random_range(0..1000);
+        match self.rng.random_range(0..7) {
+            0 => Fault::Refused,
+            1 => Fault::Unreachable,
+            2 => Fault::Gone,
+            3 => Fault::CutAt(part),
+            4 => Fault::EndsEarlyAt(part),
+            5 => Fault::CrashAt(part),
+            _ => Fault::Crash,
+        }
+    }
+
+    /// Somebody writes to the source, or not.
+    fn write(&mut self) {
+        while self.writes_left > 0 && self.rng.random_ratio(self.writes_per_mille, 1000) {
+            self.writes_left -= 1;
+            let entity = EntityName::new(ENTITIES[self.rng.random_range(0..ENTITIES.len())]);
+            let key = self.rng.random_range(0..12);
+            match self.rng.random_range(0..60) {
+                0 => self.source.truncate(&entity),
+                1 => self.source.enable(&entity),
+                2 => self.source.disable(&entity),
+                3 | 4 => self.source.purge(&entity),
+                5 => self.source.alter(&entity),
+                6..25 => self.source.delete(&entity, key),
+                _ => self.source.upsert(&entity, key),
+            }
+        }
+    }
+}
+
+fn refused(status: u16, code: Code) -> Error {
+    Error::Refused {
+        status,
+        code: Some(code),
+        detail: "simulated".to_owned(),
+        retry_after: Some(Duration::from_secs(5)),
+    }
+}
+
+fn cut() -> Error {
+    Error::Cut {
+        server: "simulated".to_owned(),
+        reason: "simulated".to_owned(),
+        source: "simulated".into(),
+    }
+}
+
+/// The process dies: nothing retries, nothing is cleaned up.
+fn crash() -> Error {
+    Error::Task("simulated".into())
+}
+
+/// Time that passes when somebody waits for it.
+struct VirtualClock {
+    begun: Instant,
+    micros: AtomicU64,
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        timestamp(self.micros.load(Ordering::Relaxed) / 1_000_000)
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.begun + Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).expect("a short wait");
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+/// What was seen at the last look, to tell what must not change from what may.
+#[derive(Default)]
+struct LastLook {
+    helpers: BTreeMap<EntityName, SyncHelper>,
+    rows: BTreeMap<EntityName, Option<Rows>>,
+}
+
+impl LastLook {
+    /// Checks what must hold at every instant.
+    fn check(&mut self, store: &impl Observed, server: &SimulatedServer) {
+        let world = server.world();
+        let mut look = Self::default();
+        for helper in store.helpers_now() {
+            let entity = helper.entity.clone();
+            let rows = store.rows_now(&entity);
+            if helper.state == State::Current {
+                let seen = seen(helper.cursor.as_ref().expect("a cursor"));
+                let expected = world.source.rows_at(seen.commit, &entity);
+                assert_eq!(rows.as_ref(), expected, "{entity} at commit {}", seen.commit);
+            }
+            if let Some(last) = self.helpers.get(&entity) {
+                assert!(helper.last_sync_date >= last.last_sync_date, "a date moved back");
+                if last.state == State::Renewing && helper.state == State::Renewing {
+                    assert_eq!(rows, self.rows[&entity], "readers of {entity} saw half a renewal");
+                }
+            }
+            look.rows.insert(entity.clone(), rows);
+            look.helpers.insert(entity, helper);
+        }
+        *self = look;
+    }
+}
+
+fn seen(cursor: &Cursor) -> Seen {
+    serde_json::from_str(cursor.as_str()).expect("a cursor of the model")
+}
+
+/// One course of events. Panics where a promise is broken.
+async fn simulate<S: Replica + Observed>(seed: u64, store: &S) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let server = SimulatedServer {
+        world: Mutex::new(World {
+            source: Source::new("one"),
+            faults_per_mille: rng.random_range(0..400),
+            writes_per_mille: rng.random_range(0..900),
+            writes_left: 0,
+            rng: StdRng::seed_from_u64(rng.random()),
+        }),
+    };
+    for name in ENTITIES.iter().take(rng.random_range(1..=ENTITIES.len())) {
+        server.world().source.enable(&EntityName::new(*name));
+    }
+    let clock = VirtualClock {
+        begun: Instant::now(),
+        micros: AtomicU64::new(0),
+    };
+    let look = Mutex::new(LastLook::default());
+    let check = || look.lock().expect("a look").check(store, &server);
+    for _ in 0..rng.random_range(2..10) {
+        server.world().writes_left = WRITES_A_PULL_MAX;
+        server.world().write();
+        if rng.random_ratio(1, 12) {
+            let held: Vec<EntityName> = store
+                .helpers_now()
+                .into_iter()
+                .map(|helper| helper.entity)
+                .collect();
+            if let Some(entity) = held.get(rng.random_range(0..ENTITIES.len())) {
+                store.reset_now(entity);
+                *look.lock().expect("a look") = LastLook::default();
+            }
+        }
+        let served = server.world().source.names();
+        let wanted: Option<Vec<EntityName>> = rng
+            .random_ratio(1, 3)
+            .then(|| served.into_iter().filter(|_| rng.random_bool(0.5)).collect())
+            .filter(|names: &Vec<EntityName>| !names.is_empty());
+        let begun_at = server.world().source.now();
+        let outcome = pull(store, &server, &clock, wanted.as_deref(), rng.random(), &check).await;
+        check();
+        match outcome {
+            Ok(()) => check_current(store, wanted.as_deref(), begun_at),
+            Err(Error::Task(_) | Error::Refused { .. } | Error::Unreachable { .. } | Error::Cut { .. }) => {}
+            Err(Error::Incomplete) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // In the end, at rest and without faults, the store equals the source.
+    server.world().faults_per_mille = 0;
+    server.world().writes_per_mille = 0;
+    pull(store, &server, &clock, None, 0, &check)
+        .await
+        .expect("a pull without faults");
+    check_equal(store, &server);
+}
+
+async fn pull<S: Replica + Observed>(
+    store: &S,
+    server: &SimulatedServer,
+    clock: &VirtualClock,
+    wanted: Option<&[EntityName]>,
+    jitter: u64,
+    check: &(dyn Fn() + Sync),
+) -> Result<(), Error> {
+    let observer = |event: Event<'_>| {
+        if matches!(event, Event::Applied(_)) {
+            check();
+        }
+    };
+    let pull = Pull {
+        remote: server,
+        store,
+        clock,
+        wanted,
+        keep_deleted: false,
+        retries: ExponentialBuilder::new()
+            .with_jitter()
+            .with_jitter_seed(jitter)
+            .with_max_times(4),
+        stop: &CancellationToken::new(),
+        observer: &observer,
+    };
+    pull.run().await.map(drop)
+}
+
+/// After a pull that ended, all that it pulled stands at one cut that is no older than its begin.
+fn check_current(store: &impl Observed, wanted: Option<&[EntityName]>, begun_at: u64) {
+    let mut cursors: Vec<Cursor> = Vec::new();
+    for helper in store.helpers_now() {
+        let is_pulled = match wanted {
+            Some(wanted) => wanted.contains(&helper.entity),
+            None => helper.state != State::Withdrawn,
+        };
+        if is_pulled {
+            assert_eq!(helper.state, State::Current, "{}", helper.entity);
+            cursors.extend(helper.cursor);
+        }
+    }
+    cursors.dedup();
+    assert!(cursors.len() <= 1, "one pull, one cut");
+    for cursor in cursors {
+        assert!(
+            seen(&cursor).commit >= begun_at,
+            "the pull saw what came before it"
+        );
+    }
+}
+
+fn check_equal(store: &impl Observed, server: &SimulatedServer) {
+    let world = server.world();
+    let now = world.source.now();
+    for entity in world.source.names() {
+        let rows = store.rows_now(&entity);
+        assert_eq!(rows.as_ref(), world.source.rows_at(now, &entity), "{entity}");
+    }
+}
+
+/// Runs `one` for each seed, or for the one of the environment, and names a seed that fails.
+fn for_seeds(seeds: std::ops::Range<u64>, one: impl Fn(&tokio::runtime::Runtime, u64)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let given: Option<u64> = std::env::var("HIGHWATER_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seeds = given.map_or(seeds, |seed| seed..seed + 1);
+    for seed in seeds {
+        let run = std::panic::AssertUnwindSafe(|| one(&runtime, seed));
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            println!("simulation failed: HIGHWATER_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_store_in_memory_follows_the_source_through_every_fault() {
+    for_seeds(0..3000, |runtime, seed| {
+        runtime.block_on(simulate(seed, &MemoryStore::default()));
+    });
+}
+
+#[test]
+fn a_store_in_sqlite_follows_the_source_through_every_fault() {
+    for_seeds(0..100, |runtime, seed| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path().join("store.db")).expect("a store");
+        runtime.block_on(simulate(seed, &store));
+    });
+}

@@ -1,0 +1,360 @@
+//! A model of the source and of an exact server before it: commits are numbered one by one, and
+//! a snapshot is the number of the last commit it sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName, Timestamp, Trailer};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Ask;
+
+/// The rows of an entity: key to value.
+pub(crate) type Rows = BTreeMap<i64, String>;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entity {
+    incarnation: u64,
+    /// Columns that the application added; the fingerprint goes with it.
+    schema: u64,
+    rows: BTreeMap<i64, (u64, String)>,
+    tombstones: BTreeMap<i64, u64>,
+    purged: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    pub(crate) id: String,
+    now: u64,
+    incarnations: u64,
+    entities: BTreeMap<EntityName, Entity>,
+    /// What every commit left behind.
+    history: Vec<BTreeMap<EntityName, Rows>>,
+}
+
+/// What a cursor of the model says. The client must not look into it; the checks of the
+/// simulation do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) commit: u64,
+    target: Option<u64>,
+    position: Option<Position>,
+    /// Incarnation, and whether the entity's part is a first pull.
+    entities: BTreeMap<EntityName, (u64, bool)>,
+}
+
+/// Entity, kind (0 reset, 1 delete, 2 upsert), commit (0 in a first pull), key.
+type Position = (EntityName, u8, u64, i64);
+
+struct Item {
+    position: Position,
+    line: Option<String>,
+}
+
+impl Source {
+    pub(crate) fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            history: vec![BTreeMap::new()],
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn names(&self) -> Vec<EntityName> {
+        self.entities.keys().cloned().collect()
+    }
+
+    /// The rows as the commit left them.
+    pub(crate) fn rows_at(&self, commit: u64, entity: &EntityName) -> Option<&Rows> {
+        self.history.get(usize::try_from(commit).ok()?)?.get(entity)
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub(crate) fn enable(&mut self, entity: &EntityName) {
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        let known = self.entities.entry(entity.clone()).or_default();
+        known.incarnation = incarnation;
+        self.commit();
+    }
+
+    pub(crate) fn disable(&mut self, entity: &EntityName) {
+        self.entities.remove(entity);
+        self.commit();
+    }
+
+    pub(crate) fn upsert(&mut self, entity: &EntityName, key: i64) {
+        let commit = self.now + 1;
+        if let Some(entity) = self.entities.get_mut(entity) {
+            let value = format!("{key}@{commit}");
+            entity.rows.insert(key, (commit, value));
+            entity.tombstones.remove(&key);
+        }
+        self.commit();
+    }
+
+    pub(crate) fn delete(&mut self, entity: &EntityName, key: i64) {
+        let commit = self.now + 1;
+        if let Some(entity) = self.entities.get_mut(entity)
+            && entity.rows.remove(&key).is_some()
+        {
+            entity.tombstones.insert(key, commit);
+        }
+        self.commit();
+    }
+
+    pub(crate) fn truncate(&mut self, entity: &EntityName) {
+        if let Some(known) = self.entities.get_mut(entity) {
+            known.rows.clear();
+            known.tombstones.clear();
+        }
+        // A truncate leaves no tombstones, so whoever has not seen it begins anew.
+        self.enable(entity);
+    }
+
+    pub(crate) fn purge(&mut self, entity: &EntityName) {
+        if let Some(entity) = self.entities.get_mut(entity)
+            && let Some(newest) = entity.tombstones.values().max().copied()
+        {
+            entity.tombstones.clear();
+            entity.purged = newest;
+        }
+    }
+
+    /// Adds a column, with a value in every row and without stamping one.
+    pub(crate) fn alter(&mut self, entity: &EntityName) {
+        if let Some(entity) = self.entities.get_mut(entity) {
+            entity.schema += 1;
+        }
+    }
+
+    fn commit(&mut self) {
+        self.now += 1;
+        let state = self.entities.iter().map(|(name, entity)| {
+            let rows = entity.rows.iter().map(|(key, (_, value))| (*key, value.clone()));
+            (name.clone(), rows.collect())
+        });
+        self.history.push(state.collect());
+    }
+
+    /// The page that answers `ask`; `Err` names an entity that is not there.
+    pub(crate) fn page(&self, ask: &Ask, limit: usize) -> Result<Bytes, EntityName> {
+        let mut seen = match &ask.since {
+            Some(cursor) => serde_json::from_str(cursor.as_str()).expect("a cursor of ours"),
+            None => Seen {
+                commit: 0,
+                target: None,
+                position: None,
+                entities: BTreeMap::new(),
+            },
+        };
+        let asked: BTreeSet<EntityName> = match &ask.entities {
+            Some(names) => names.iter().cloned().collect(),
+            None => self.entities.keys().cloned().collect(),
+        };
+        if let Some(unknown) = asked.iter().find(|name| !self.entities.contains_key(*name)) {
+            return Err(unknown.clone());
+        }
+        let is_fresh = seen.target.is_none();
+        let target = seen.target.unwrap_or(self.now);
+        seen.entities.retain(|name, (incarnation, anew)| {
+            let unseen_from = if *anew { target } else { seen.commit };
+            asked.contains(name)
+                && self
+                    .entities
+                    .get(name)
+                    .is_some_and(|entity| entity.incarnation == *incarnation && entity.purged <= unseen_from)
+        });
+        if is_fresh {
+            for name in &asked {
+                if let Some(entity) = self.entities.get(name) {
+                    seen.entities
+                        .entry(name.clone())
+                        .or_insert((entity.incarnation, true));
+                }
+            }
+        }
+        let items: Vec<Item> = self
+            .items(&seen, target)
+            .into_iter()
+            .filter(|item| {
+                seen.position
+                    .as_ref()
+                    .is_none_or(|position| item.position > *position)
+            })
+            .collect();
+        if std::env::var("HW_TRACE").is_ok() {
+            eprintln!(
+                "ask {ask:?}\n  limit {limit} target {target} now {} seen {seen:?} items {}",
+                self.now,
+                items.len()
+            );
+        }
+        let rows = items.iter().filter(|item| item.line.is_some()).count();
+        let mut room = limit;
+        let sent: Vec<&Item> = items
+            .iter()
+            .take_while(|item| {
+                let fits = item.line.is_none() || room > 0;
+                room -= usize::from(item.line.is_some() && fits);
+                fits
+            })
+            .collect();
+        let is_all = sent.len() == items.len();
+        debug_assert!(!is_all || rows <= limit);
+        if is_all {
+            seen.commit = target;
+            seen.target = None;
+            seen.position = None;
+            for (_, anew) in seen.entities.values_mut() {
+                *anew = false;
+            }
+        } else {
+            seen.target = Some(target);
+            seen.position = sent.last().map(|item| item.position.clone()).or(seen.position);
+        }
+        let more = !(is_all && is_fresh);
+        Ok(self.write(&sent, &seen, &asked, more))
+    }
+
+    /// What `target` sees and `seen` has not, in the order of the wire.
+    fn items(&self, seen: &Seen, target: u64) -> Vec<Item> {
+        let mut items = Vec::new();
+        for (name, (_, anew)) in &seen.entities {
+            let Some(entity) = self.entities.get(name) else {
+                continue;
+            };
+            let mut push = |kind, commit, key, line| {
+                items.push(Item {
+                    position: (name.clone(), kind, commit, key),
+                    line,
+                });
+            };
+            if *anew {
+                push(0, 0, 0, None);
+                for (key, (commit, value)) in &entity.rows {
+                    if *commit <= target {
+                        push(2, 0, *key, Some(upsert_line(*key, value, entity.schema, *commit)));
+                    }
+                }
+                continue;
+            }
+            let is_news = |commit: u64| commit > seen.commit && commit <= target;
+            for (key, commit) in &entity.tombstones {
+                if is_news(*commit) {
+                    push(
+                        1,
+                        *commit,
+                        *key,
+                        Some(format!("{key}\t{}\tdeleted", date(*commit))),
+                    );
+                }
+            }
+            for (key, (commit, value)) in &entity.rows {
+                if is_news(*commit) {
+                    push(
+                        2,
+                        *commit,
+                        *key,
+                        Some(upsert_line(*key, value, entity.schema, *commit)),
+                    );
+                }
+            }
+        }
+        items.sort_by(|a, b| a.position.cmp(&b.position));
+        items
+    }
+
+    fn write(&self, sent: &[&Item], seen: &Seen, asked: &BTreeSet<EntityName>, more: bool) -> Bytes {
+        let mut body = String::new();
+        let mut open: Option<(&EntityName, u8)> = None;
+        for item in sent {
+            let (name, kind, _, _) = &item.position;
+            if open != Some((name, *kind)) {
+                if open.is_some() {
+                    body.push_str("\\.\n");
+                }
+                open = Some((name, *kind));
+                let schema = self.entities.get(name).map_or(0, |entity| entity.schema);
+                let header = header(name, *kind, schema);
+                body.push_str(&serde_json::to_string(&header).expect("a header"));
+                body.push('\n');
+            }
+            if let Some(line) = &item.line {
+                body.push_str(line);
+                body.push('\n');
+            }
+        }
+        if open.is_some() {
+            body.push_str("\\.\n");
+        }
+        let trailer = Trailer {
+            next: serde_json::to_string(seen).expect("a cursor"),
+            more,
+            last_sync_date: timestamp(if more { 0 } else { seen.commit }),
+            rows: sent.iter().filter(|item| item.line.is_some()).count() as u64,
+            entities: asked.iter().cloned().collect(),
+        };
+        body.push_str(&serde_json::to_string(&trailer).expect("a trailer"));
+        body.push('\n');
+        Bytes::from(body)
+    }
+}
+
+/// What a row holds in a column that was added by `alter`.
+pub(crate) fn added_value(key: i64, column: u64) -> String {
+    format!("{key}+{column}")
+}
+
+pub(crate) fn timestamp(commit: u64) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(commit).expect("small") * 1_000_000)
+}
+
+fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
+    let added: String = (1..=schema)
+        .map(|column| format!("{}\t", added_value(key, column)))
+        .collect();
+    // Added columns come first, so that a value by place instead of by name would show.
+    format!("{key}\t{added}{value}\t{}", date(commit))
+}
+
+fn date(commit: u64) -> String {
+    let date = timestamp(commit).to_string().replace('T', " ").replace('Z', "");
+    format!("{date}+00")
+}
+
+fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
+    let column = |name: String, type_name: &str, role| Column {
+        name,
+        type_name: type_name.to_owned(),
+        role,
+    };
+    let date = column(
+        "changed_date".to_owned(),
+        "timestamp with time zone",
+        Some(ColumnRole::ChangedDate),
+    );
+    let mut columns = vec![column("id".to_owned(), "bigint", Some(ColumnRole::Key))];
+    if kind == 1 {
+        columns.push(date);
+        columns.push(column("reason".to_owned(), "text", Some(ColumnRole::Reason)));
+    } else {
+        columns.extend((1..=schema).map(|added| column(format!("added_{added}"), "text", None)));
+        columns.push(column("value".to_owned(), "text", None));
+        columns.push(date);
+    }
+    BlockHeader {
+        version: highwater_shared::block::BLOCK_VERSION,
+        entity: entity.clone(),
+        kind: match kind {
+            0 => BlockKind::Reset,
+            1 => BlockKind::Delete,
+            _ => BlockKind::Upsert,
+        },
+        columns,
+        fingerprint: format!("schema-{schema}"),
+    }
+}

@@ -1,0 +1,245 @@
+//! The offline store: one SQLite file that this process writes and any program may read.
+//!
+//! [`open`] takes the lock and refuses what is not a store, [`schema`] knows the store's own
+//! tables, [`page`] applies pages, [`renew`] ends the renewal of an entity, [`value`] converts.
+
+mod block;
+mod open;
+mod page;
+mod renew;
+mod schema;
+mod staged;
+mod status;
+mod sync_helpers;
+mod table;
+#[cfg(test)]
+mod tests;
+mod unique_index;
+mod value;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use highwater_shared::{EntityName, PageError, PageParser};
+use tokio::sync::mpsc;
+
+use self::open::OpenStore;
+use self::page::PageWriter;
+pub use self::status::{EntityStatus, StoreStatus, status};
+use crate::applied::PageApplied;
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::pull::{Order, PageBody, Replica};
+use crate::sync_helper::{SourceId, State, SyncHelper};
+
+/// Chunks of a body that wait for SQLite; the network pauses beyond that.
+const CHUNKS_WAITING_MAX: usize = 16;
+
+/// An offline copy in one SQLite file, open for writing.
+///
+/// There is one writer at a time: as long as this value or a clone of it lives, other processes
+/// are refused. Readers are never blocked; they may open the file with any SQLite library, and
+/// read through this process or beside it.
+#[derive(Clone)]
+pub struct Store {
+    path: PathBuf,
+    inner: Arc<Mutex<OpenStore>>,
+    /// Held by a pull, so that two of this process do not cross.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What goes from the network to the task that writes.
+enum Piece {
+    Chunk(Bytes),
+    /// The body ended properly. Without this, whatever came is not kept.
+    End,
+}
+
+impl Store {
+    /// Opens the store at `path`; a missing or empty file becomes one.
+    ///
+    /// Fails without touching the file when it is not a store of this program, when it comes
+    /// from a newer version, or when another process writes to it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let open = open::open(path.as_ref())?;
+        Ok(Self {
+            path: open.path.clone(),
+            inner: Arc::new(Mutex::new(open)),
+            turn: Arc::default(),
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing was ever pulled into it.
+    pub fn is_new(&self) -> Result<bool, Error> {
+        self.with(|open| Ok(sync_helpers::load(&open.connection)?.is_empty()))
+    }
+
+    /// What it remembers of each entity, by name.
+    pub fn sync_helpers(&self) -> Result<Vec<SyncHelper>, Error> {
+        self.with(|open| Ok(sync_helpers::load(&open.connection)?.into_values().collect()))
+    }
+
+    /// Removes the rows of the entities (of all, where none are named) and their SyncHelpers, so
+    /// that their next pull is a full one. Their tables stay, with the indexes on them.
+    ///
+    /// Returns the names of the entities that were reset.
+    pub fn reset(&self, entities: &[EntityName]) -> Result<Vec<EntityName>, Error> {
+        self.with(|open| {
+            let transaction = open.connection.transaction()?;
+            let known: Vec<EntityName> = sync_helpers::load(&transaction)?.into_keys().collect();
+            let tables = table::entities(&transaction)?;
+            let chosen: Vec<EntityName> = if entities.is_empty() {
+                let mut all: Vec<EntityName> = known.into_iter().chain(tables).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            } else {
+                let is_known = |entity: &&EntityName| known.contains(entity) || tables.contains(entity);
+                if let Some(unknown) = entities.iter().find(|entity| !is_known(entity)) {
+                    return Err(Error::UnknownEntity {
+                        entity: unknown.clone(),
+                    });
+                }
+                entities.to_vec()
+            };
+            for entity in &chosen {
+                table::reset(&transaction, entity)?;
+                sync_helpers::delete(&transaction, entity)?;
+            }
+            transaction.commit()?;
+            Ok(chosen)
+        })
+    }
+
+    /// Waits until no other pull of this process is under way.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Runs `work` on the open file, and puts the path into SQLite's errors.
+    fn with<T>(&self, work: impl FnOnce(&mut OpenStore) -> Result<T, Error>) -> Result<T, Error> {
+        // A panic in the middle of a page has rolled its transaction back; the file is whole.
+        let mut open = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut open).map_err(|error| error.in_store(&self.path))
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut OpenStore) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.with(work))
+            .await
+            .map_err(|error| Error::Task(Box::new(error)))?
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica for Store {
+    async fn helpers(&self) -> Result<Vec<SyncHelper>, Error> {
+        self.blocking(|open| Ok(sync_helpers::load(&open.connection)?.into_values().collect()))
+            .await
+    }
+
+    async fn apply<B: PageBody + Send>(
+        &self,
+        order: Order,
+        body: B,
+        meter: &Meter,
+    ) -> Result<PageApplied, Error> {
+        let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let meter = meter.clone();
+        let mut writing = pin!(self.blocking(move |open| write(open, &order, receiver, &meter)));
+        let fed = tokio::select! {
+            biased;
+            // Done before the body has ended: the writer has failed, and nothing more is wanted.
+            applied = &mut writing => return applied,
+            fed = feed(body, sender) => fed,
+        };
+        match (writing.await, fed) {
+            // The store saw a page without an end; why there was none, the network knows.
+            (Err(Error::Incomplete), Err(error)) => Err(error),
+            (applied, _) => applied,
+        }
+    }
+
+    async fn begin_anew(&self, entity: &EntityName) -> Result<(), Error> {
+        let entity = entity.clone();
+        self.blocking(move |open| {
+            let transaction = open.connection.transaction()?;
+            if let Some(helper) = sync_helpers::load(&transaction)?.get_mut(&entity) {
+                helper.cursor = None;
+                helper.state = State::Waiting;
+                sync_helpers::save(&transaction, helper)?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn other_source(&self, kept: &SourceId, offered: &SourceId) -> Error {
+        Error::OtherSource {
+            store: self.path.clone(),
+            kept: kept.as_str().to_owned(),
+            offered: offered.as_str().to_owned(),
+        }
+    }
+}
+
+/// Passes a body on, piece by piece, until it ends or nobody wants it any more.
+async fn feed<B: PageBody + Send>(mut body: B, sender: mpsc::Sender<Piece>) -> Result<(), Error> {
+    while let Some(chunk) = body.chunk().await? {
+        if sender.send(Piece::Chunk(chunk)).await.is_err() {
+            return Ok(());
+        }
+    }
+    // Whoever no longer listens has failed, and says so.
+    let _ = sender.send(Piece::End).await;
+    Ok(())
+}
+
+/// Parses and applies what arrives, in one transaction.
+fn write(
+    open: &OpenStore,
+    order: &Order,
+    mut pieces: mpsc::Receiver<Piece>,
+    meter: &Meter,
+) -> Result<PageApplied, Error> {
+    let mut parser = PageParser::new();
+    let mut writer = PageWriter::new(&open.connection, order, meter);
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
+            Some(Piece::End) => return writer.finish(parser.finish().map_err(from_page)?),
+            None => return Err(Error::Incomplete),
+        }
+    }
+}
+
+fn from_page(error: PageError<Error>) -> Error {
+    match error {
+        PageError::Incomplete => Error::Incomplete,
+        PageError::Sink(error) => error,
+        PageError::Malformed(what) => Error::Malformed(what),
+        PageError::Version(version) => Error::Malformed(format!(
+            "it is in version {version} of the page form, which needs a newer highwater"
+        )),
+    }
+}

@@ -1,0 +1,362 @@
+//! Applies one page: rows, SyncHelpers and tables, in one transaction that ends with the trailer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_shared::{BlockHeader, BlockKind, EntityName, PageSink, Trailer};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::block::BlockWriter;
+use super::renew;
+use super::staged::Staged;
+use super::sync_helpers;
+use super::table::{Purpose, Table};
+use crate::applied::{EntityApplied, PageApplied};
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::pull::{Order, Writing};
+use crate::sync_helper::{Cursor, Sequence, State, SyncHelper};
+
+/// Takes a page while it arrives. Dropped before [`PageWriter::finish`], it leaves nothing behind.
+pub(super) struct PageWriter<'c, 'o> {
+    // Before the transaction, so that statements end before it does.
+    block: Option<BlockWriter<'c>>,
+    transaction: Option<Transaction<'c>>,
+    connection: &'c Connection,
+    order: &'o Order,
+    meter: &'o Meter,
+    helpers: BTreeMap<EntityName, SyncHelper>,
+    sequence: Sequence,
+    staged: Vec<Staged>,
+    counts: BTreeMap<EntityName, EntityApplied>,
+    deleted: u64,
+}
+
+impl PageSink for PageWriter<'_, '_> {
+    type Error = Error;
+
+    fn block(&mut self, header: BlockHeader) -> Result<(), Error> {
+        self.block = None;
+        self.begin()?;
+        if let Some(asked) = &self.order.ask.entities
+            && !asked.contains(&header.entity)
+        {
+            return Err(Error::Malformed(format!(
+                "it holds {}, which was not asked for",
+                header.entity
+            )));
+        }
+        self.counts
+            .entry(header.entity.clone())
+            .or_insert_with_key(|entity| EntityApplied::new(entity.clone()));
+        match header.kind {
+            BlockKind::Reset => self.reset(&header),
+            BlockKind::Delete | BlockKind::Upsert => {
+                self.block = Some(self.open_block(header)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn row(&mut self, line: &[u8]) -> Result<(), Error> {
+        let Some(block) = &mut self.block else {
+            return Err(Error::Malformed("a row stands outside of a block".to_owned()));
+        };
+        let changed = block.row(line)? as u64;
+        self.meter.row();
+        let is_delete = block.kind() == BlockKind::Delete;
+        self.deleted += u64::from(is_delete);
+        let is_visible = self
+            .helpers
+            .get(&block.entity)
+            .is_some_and(|helper| helper.state != State::Renewing);
+        if is_visible && let Some(counts) = self.counts.get_mut(&block.entity) {
+            if is_delete {
+                counts.deletes += changed;
+            } else {
+                counts.upserts += changed;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'c, 'o> PageWriter<'c, 'o> {
+    pub(super) fn new(connection: &'c Connection, order: &'o Order, meter: &'o Meter) -> Self {
+        Self {
+            block: None,
+            transaction: None,
+            connection,
+            order,
+            meter,
+            helpers: BTreeMap::new(),
+            sequence: 0,
+            staged: Vec::new(),
+            counts: BTreeMap::new(),
+            deleted: 0,
+        }
+    }
+
+    /// Moves the SyncHelpers to the trailer's cursor and commits.
+    pub(super) fn finish(mut self, trailer: Trailer) -> Result<PageApplied, Error> {
+        self.block = None;
+        self.begin()?;
+        self.check(&trailer)?;
+        for staged in std::mem::take(&mut self.staged) {
+            staged.apply(self.connection)?;
+        }
+        let next = Cursor::new(trailer.next.as_str());
+        for entity in &trailer.entities {
+            self.advance(entity, &next, &trailer)?;
+        }
+        if self.order.ask.entities.is_none() {
+            self.withdraw(&trailer)?;
+        }
+        if let Some(transaction) = self.transaction.take() {
+            transaction.commit()?;
+        }
+        Ok(PageApplied {
+            cursor: next,
+            more: trailer.more,
+            last_sync_date: trailer.last_sync_date,
+            rows: trailer.rows.saturating_sub(self.deleted),
+            deleted: self.deleted,
+            entities: self.counts.into_values().collect(),
+        })
+    }
+
+    /// Begins the transaction with the first thing that is written, not while the server thinks.
+    fn begin(&mut self) -> Result<(), Error> {
+        if self.transaction.is_some() {
+            return Ok(());
+        }
+        self.transaction = Some(Transaction::new_unchecked(
+            self.connection,
+            TransactionBehavior::Immediate,
+        )?);
+        self.helpers = sync_helpers::load(self.connection)?;
+        let newest = self.helpers.values().map(|helper| helper.sequence).max();
+        self.sequence = newest.unwrap_or(0).saturating_add(1);
+        self.expect_resets();
+        Ok(())
+    }
+
+    /// Marks the entities that the server must begin anew, since the cursor does not cover them.
+    fn expect_resets(&mut self) {
+        let ask = &self.order.ask;
+        let since = ask.since.as_ref();
+        let covered: BTreeSet<EntityName> = self
+            .helpers
+            .values()
+            .filter(|helper| since.is_some() && helper.cursor.as_ref() == since)
+            .flat_map(|helper| helper.covers.iter().cloned())
+            .collect();
+        for helper in self.helpers.values_mut() {
+            let is_asked = ask
+                .entities
+                .as_ref()
+                .is_none_or(|asked| asked.contains(&helper.entity));
+            if is_asked && !covered.contains(&helper.entity) {
+                helper.state = State::Waiting;
+                helper.began = self.sequence;
+            }
+        }
+    }
+
+    /// The entity begins anew: out of sight where readers rely on its rows, in place otherwise.
+    fn reset(&mut self, header: &BlockHeader) -> Result<(), Error> {
+        let connection = self.connection;
+        let sequence = self.sequence;
+        let helper = self
+            .helpers
+            .entry(header.entity.clone())
+            .or_insert_with(|| SyncHelper {
+                began: sequence,
+                ..SyncHelper::missing(header.entity.clone())
+            });
+        if helper.cursor != self.order.ask.since {
+            helper.began = sequence;
+        }
+        if let Some(renewal) = Table::find(connection, &header.entity, Purpose::Renewal)? {
+            renewal.remove(connection)?;
+        }
+        for staged in self.staged.iter().filter(|staged| staged.entity == header.entity) {
+            staged.clear(connection)?;
+        }
+        let keep_deleted = self.order.keep_deleted;
+        match Table::find(connection, &header.entity, Purpose::Rows)? {
+            Some(_) if helper.complete => {
+                Table::create(connection, header, Purpose::Renewal, keep_deleted)?;
+                helper.state = State::Renewing;
+            }
+            Some(rows) => {
+                if rows.fits(header) {
+                    rows.clear(connection)?;
+                } else {
+                    let renewal = Table::create(connection, header, Purpose::Renewal, keep_deleted)?;
+                    rows.clear(connection)?;
+                    renew::replace(connection, &header.entity, &rows, &renewal)?;
+                }
+                helper.state = State::Pulling;
+            }
+            None => {
+                Table::create(connection, header, Purpose::Rows, keep_deleted)?;
+                helper.state = State::Pulling;
+                helper.complete = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_block(&mut self, header: BlockHeader) -> Result<BlockWriter<'c>, Error> {
+        let connection = self.connection;
+        let state = self.helpers.get(&header.entity).map(|helper| helper.state);
+        let purpose = match state {
+            Some(State::Renewing) => Purpose::Renewal,
+            Some(State::Pulling | State::Current) => Purpose::Rows,
+            Some(State::Waiting | State::Withdrawn) | None => {
+                return Err(Error::Malformed(format!(
+                    "rows of {} come without the reset that has to come before them",
+                    header.entity
+                )));
+            }
+        };
+        let mut table =
+            Table::find(connection, &header.entity, purpose)?.ok_or_else(|| Error::TableMissing {
+                entity: header.entity.clone(),
+            })?;
+        if !table.fits(&header) {
+            return Err(Error::SchemaChanged {
+                entity: header.entity,
+            });
+        }
+        let keep = self.order.keep_deleted && purpose == Purpose::Rows;
+        if keep && !table.keeps_deleted {
+            table.keep_deleted(connection, &header.entity)?;
+        }
+        if header.kind == BlockKind::Delete {
+            return BlockWriter::deletes(connection, header, &table, keep);
+        }
+        let target = match self.order.writing {
+            Writing::DeletesFirst if purpose == Purpose::Rows => Some(self.stage(&header.entity, &table)?),
+            Writing::DeletesFirst | Writing::InPlace => None,
+        };
+        BlockWriter::upserts(connection, header, &table, target)
+    }
+
+    /// Where the entity's rows wait for the end of the page.
+    fn stage(&mut self, entity: &EntityName, table: &Table) -> Result<String, Error> {
+        if let Some(staged) = self.staged.iter().find(|staged| staged.entity == *entity) {
+            return Ok(staged.target());
+        }
+        let staged = Staged::create(self.connection, entity, table, self.staged.len())?;
+        let target = staged.target();
+        self.staged.push(staged);
+        Ok(target)
+    }
+
+    /// Refuses a trailer that does not go with the question or with the page.
+    fn check(&self, trailer: &Trailer) -> Result<(), Error> {
+        let ask = &self.order.ask;
+        if trailer.more
+            && ask
+                .since
+                .as_ref()
+                .is_some_and(|since| since.as_str() == trailer.next)
+        {
+            return Err(Error::Stalled);
+        }
+        let malformed = |entity: &EntityName, what: &str| {
+            Err(Error::Malformed(format!(
+                "its trailer {what} the entity {entity}"
+            )))
+        };
+        if let Some(entity) = self
+            .counts
+            .keys()
+            .find(|entity| !trailer.entities.contains(entity))
+        {
+            return malformed(entity, "leaves out");
+        }
+        for asked in ask.entities.iter().flatten() {
+            if !trailer.entities.contains(asked) {
+                return malformed(asked, "leaves out");
+            }
+        }
+        for entity in &trailer.entities {
+            if ask.entities.as_ref().is_some_and(|asked| !asked.contains(entity)) {
+                return malformed(entity, "covers, though it was not asked for,");
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves an entity to the new cursor, and ends its renewal with the pull.
+    fn advance(&mut self, entity: &EntityName, next: &Cursor, trailer: &Trailer) -> Result<(), Error> {
+        let sequence = self.sequence;
+        let helper = self.helpers.entry(entity.clone()).or_insert_with(|| SyncHelper {
+            began: sequence,
+            ..SyncHelper::missing(entity.clone())
+        });
+        helper.cursor = Some(next.clone());
+        helper.covers.clone_from(&trailer.entities);
+        helper.sequence = sequence;
+        helper.source = Some(self.order.source.clone());
+        if trailer.more {
+            if helper.state == State::Current {
+                helper.state = State::Pulling;
+            }
+            return sync_helpers::save(self.connection, helper);
+        }
+        match helper.state {
+            State::Current | State::Pulling => {}
+            State::Renewing => {
+                let find = |purpose| {
+                    Table::find(self.connection, entity, purpose)?.ok_or_else(|| Error::TableMissing {
+                        entity: entity.clone(),
+                    })
+                };
+                let (mut rows, renewal) = (find(Purpose::Rows)?, find(Purpose::Renewal)?);
+                if self.order.keep_deleted && !rows.keeps_deleted {
+                    rows.keep_deleted(self.connection, entity)?;
+                }
+                let renewed =
+                    renew::finish(self.connection, entity, &rows, &renewal, self.order.keep_deleted)?;
+                let counts = self
+                    .counts
+                    .entry(entity.clone())
+                    .or_insert_with(|| EntityApplied::new(entity.clone()));
+                counts.upserts += renewed.upserts;
+                counts.deletes += renewed.deletes;
+                counts.dropped = renewed.dropped;
+            }
+            State::Waiting | State::Withdrawn => {
+                return Err(Error::Malformed(format!(
+                    "the pull ends without {entity}, which had to begin anew"
+                )));
+            }
+        }
+        helper.state = State::Current;
+        helper.complete = true;
+        helper.pulled_at = Some(self.order.now);
+        helper.last_sync_date = helper.last_sync_date.max(trailer.last_sync_date);
+        sync_helpers::save(self.connection, helper)
+    }
+
+    /// Marks what the server no longer has for this caller. Its rows stay as they are.
+    ///
+    /// Not only at the end of the pull: at its old cursor it would hold the others back there.
+    fn withdraw(&mut self, trailer: &Trailer) -> Result<(), Error> {
+        for helper in self.helpers.values_mut() {
+            if trailer.entities.contains(&helper.entity) || helper.state == State::Withdrawn {
+                continue;
+            }
+            if let Some(renewal) = Table::find(self.connection, &helper.entity, Purpose::Renewal)? {
+                renewal.remove(self.connection)?;
+            }
+            helper.state = State::Withdrawn;
+            helper.cursor = None;
+            sync_helpers::save(self.connection, helper)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! The end of a renewal: the rows of the hidden table become the entity's, all at once.
+//!
+//! Rows that are the same stay untouched, so that a renewal costs readers, triggers and backups
+//! of the file no more than what differs. Only where the columns changed is the table replaced,
+//! and the user's indexes and triggers are made again on the new one.
+
+use highwater_shared::{Column, ColumnRole, EntityName};
+use rusqlite::{Connection, params};
+
+use super::table::{Table, deleted_column, list, quoted};
+use super::unique_index;
+use crate::error::Error;
+
+/// What a renewal changed for readers.
+#[derive(Debug, Default)]
+pub(super) struct Renewed {
+    pub(super) upserts: u64,
+    pub(super) deletes: u64,
+    /// Indexes and triggers of the user's that do not fit the new columns, and are gone.
+    pub(super) dropped: Vec<String>,
+}
+
+/// Makes the rows of `renewal` those of `rows`, and removes `renewal`.
+pub(super) fn finish(
+    connection: &Connection,
+    entity: &EntityName,
+    rows: &Table,
+    renewal: &Table,
+    keep_deleted: bool,
+) -> Result<Renewed, Error> {
+    if rows.columns != renewal.columns {
+        return replace(connection, entity, rows, renewal);
+    }
+    let renewed = merge(connection, entity, rows, renewal, keep_deleted)?;
+    connection.execute(
+        "update highwater_table set fingerprint = ?2 where name = ?1",
+        params![rows.name, renewal.fingerprint],
+    )?;
+    renewal.remove(connection)?;
+    Ok(renewed)
+}
+
+/// Puts the table `renewal`, which has other columns, in the place of `rows`.
+pub(super) fn replace(
+    connection: &Connection,
+    entity: &EntityName,
+    rows: &Table,
+    renewal: &Table,
+) -> Result<Renewed, Error> {
+    let objects = user_objects(connection, rows)?;
+    rows.remove(connection)?;
+    // The modern form of rename reads every view and trigger of the file, and fails on those
+    // that speak of the table which is gone for a moment.
+    connection.pragma_update(None, "legacy_alter_table", true)?;
+    let renamed = connection.execute_batch(&format!(
+        "alter table main.{} rename to {}",
+        quoted(&renewal.name),
+        quoted(&rows.name)
+    ));
+    connection.pragma_update(None, "legacy_alter_table", false)?;
+    renamed?;
+    connection.execute(
+        "update highwater_table set name = ?2, purpose = 'rows' where name = ?1",
+        params![renewal.name, rows.name],
+    )?;
+    let mut table = Table {
+        name: rows.name.clone(),
+        ..renewal.clone()
+    };
+    if rows.keeps_deleted && !table.has_deleted_of_its_own() {
+        table.keep_deleted(connection, entity)?;
+    }
+    let dropped = recreate(connection, entity, &table, objects)?;
+    let count = format!("select count(*) from main.{}", quoted(&table.name));
+    let upserts: i64 = connection.query_row(&count, [], |row| row.get(0))?;
+    Ok(Renewed {
+        upserts: upserts.unsigned_abs(),
+        deletes: 0,
+        dropped,
+    })
+}
+
+fn merge(
+    connection: &Connection,
+    entity: &EntityName,
+    rows: &Table,
+    renewal: &Table,
+    keep_deleted: bool,
+) -> Result<Renewed, Error> {
+    let target = format!("main.{} as kept", quoted(&rows.name));
+    let fresh = format!("main.{} as fresh", quoted(&renewal.name));
+    let same_key = equal(rows.key());
+    let columns = list(rows.columns.iter(), "");
+    let differs = differs(rows, "fresh");
+    let removed = if keep_deleted && rows.keeps_deleted {
+        format!(
+            "update {target} set {deleted} = 1 where {deleted} = 0 and not exists (select 1 from {fresh} where {same_key})",
+            deleted = deleted_column()
+        )
+    } else {
+        format!("delete from {target} where not exists (select 1 from {fresh} where {same_key})")
+    };
+    let deletes = connection.execute(&removed, [])?;
+
+    connection.execute_batch("savepoint merge")?;
+    let in_place = format!(
+        "insert into {target} ({columns}) select {columns} from {fresh} where true {} where {}",
+        rows.on_conflict_sql(),
+        self::differs(rows, "excluded")
+    );
+    let upserts = match connection.execute(&in_place, []) {
+        Ok(changed) => changed,
+        Err(error) if unique_index::is_violated(&error) => {
+            // A unique index of the user's may hold between whole states and not between rows.
+            connection.execute_batch("rollback to merge")?;
+            let taken_out = format!(
+                "delete from {target} where exists (select 1 from {fresh} where {same_key} and ({differs}))"
+            );
+            connection.execute(&taken_out, [])?;
+            let put_back = format!(
+                "insert into main.{} ({columns}) select {columns} from {fresh}
+                 where not exists (select 1 from {target} where {same_key})",
+                quoted(&rows.name)
+            );
+            connection
+                .execute(&put_back, [])
+                .map_err(|error| unique_index::explain(connection, entity, &rows.name, error))?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    connection.execute_batch("release merge")?;
+    Ok(Renewed {
+        upserts: upserts as u64,
+        deletes: deletes as u64,
+        dropped: Vec::new(),
+    })
+}
+
+/// `kept` and `fresh` are the same row.
+fn equal<'a>(key: impl Iterator<Item = &'a Column>) -> String {
+    let terms: Vec<String> = key
+        .map(|column| format!("fresh.{0} = kept.{0}", quoted(&column.name)))
+        .collect();
+    terms.join(" and ")
+}
+
+/// The row `kept` holds other values than the row of the same key in `other`.
+fn differs(rows: &Table, other: &str) -> String {
+    let values = || {
+        rows.columns
+            .iter()
+            .filter(|column| column.role != Some(ColumnRole::Key))
+    };
+    let values_differ = format!(
+        "({}) is not ({})",
+        list(values(), "kept."),
+        list(values(), &format!("{other}."))
+    );
+    if rows.keeps_deleted {
+        format!("{values_differ} or kept.{} <> 0", deleted_column())
+    } else {
+        values_differ
+    }
+}
+
+/// An index or a trigger that the user put on a table.
+struct UserObject {
+    kind: String,
+    name: String,
+    sql: String,
+}
+
+fn user_objects(connection: &Connection, table: &Table) -> Result<Vec<UserObject>, Error> {
+    let mut statement = connection.prepare_cached(
+        "select type, name, sql from sqlite_schema
+         where tbl_name = ?1 collate nocase and type in ('index', 'trigger') and sql is not null
+         order by type, name",
+    )?;
+    let objects = statement.query_map([&table.name], |row| {
+        Ok(UserObject {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            sql: row.get(2)?,
+        })
+    })?;
+    Ok(objects.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Makes the user's objects again, and names those that no longer fit.
+fn recreate(
+    connection: &Connection,
+    entity: &EntityName,
+    table: &Table,
+    objects: Vec<UserObject>,
+) -> Result<Vec<String>, Error> {
+    let target = format!("main.{}", quoted(&table.name));
+    let mut dropped = Vec::new();
+    for object in objects {
+        connection.execute_batch("savepoint recreate")?;
+        let made = connection.execute_batch(&object.sql).and_then(|()| {
+            // A trigger is looked at only when a statement that fires it is compiled.
+            for sql in [table.upsert_sql(&target), table.delete_sql()] {
+                connection.prepare(&sql)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = made {
+            if unique_index::is_violated(&error) {
+                return Err(Error::UniqueIndex {
+                    entity: entity.clone(),
+                    index: object.name,
+                    source: Box::new(error),
+                });
+            }
+            connection.execute_batch("rollback to recreate")?;
+            tracing::warn!(%entity, kind = object.kind, name = object.name, %error, "does not fit the new columns, and was dropped");
+            dropped.push(format!("{} {}", object.kind, object.name));
+        }
+        connection.execute_batch("release recreate")?;
+    }
+    Ok(dropped)
+}

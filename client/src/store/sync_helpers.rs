@@ -1,0 +1,92 @@
+//! Reads and writes the SyncHelper rows. They change in the transaction of the page only.
+
+use std::collections::BTreeMap;
+
+use highwater_shared::{EntityName, Timestamp};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, params};
+
+use crate::error::Error;
+use crate::sync_helper::{Cursor, SourceId, SyncHelper};
+
+/// Every SyncHelper of the store, by entity.
+pub(super) fn load(connection: &Connection) -> Result<BTreeMap<EntityName, SyncHelper>, Error> {
+    let mut statement = connection.prepare_cached(
+        "select entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at
+         from sync_helper",
+    )?;
+    let helpers = statement.query_map([], read)?;
+    let mut by_entity = BTreeMap::new();
+    for helper in helpers {
+        let helper = helper?;
+        by_entity.insert(helper.entity.clone(), helper);
+    }
+    Ok(by_entity)
+}
+
+/// Writes one SyncHelper, new or changed.
+pub(super) fn save(connection: &Connection, helper: &SyncHelper) -> Result<(), Error> {
+    let covers: Vec<&str> = helper.covers.iter().map(EntityName::as_str).collect();
+    connection
+        .prepare_cached(
+            "insert into sync_helper
+               (entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             on conflict (entity) do update set
+               last_sync_date = excluded.last_sync_date, cursor = excluded.cursor, state = excluded.state,
+               complete = excluded.complete, covers = excluded.covers, sequence = excluded.sequence,
+               began = excluded.began, source = excluded.source, pulled_at = excluded.pulled_at",
+        )?
+        .execute(params![
+            helper.entity.as_str(),
+            helper.last_sync_date.to_string(),
+            helper.cursor.as_ref().map(Cursor::as_str),
+            helper.state.as_str(),
+            helper.complete,
+            serde_json::Value::from(covers).to_string(),
+            helper.sequence,
+            helper.began,
+            helper.source.as_ref().map(SourceId::as_str),
+            helper.pulled_at.map(|date| date.to_string()),
+        ])?;
+    Ok(())
+}
+
+/// Forgets an entity, so that its next pull is a full one.
+pub(super) fn delete(connection: &Connection, entity: &EntityName) -> Result<(), Error> {
+    connection.execute("delete from sync_helper where entity = ?1", [entity.as_str()])?;
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<SyncHelper> {
+    let covers: String = row.get(5)?;
+    let covers: Vec<EntityName> = serde_json::from_str(&covers).map_err(|error| unreadable(5, error))?;
+    let pulled_at: Option<String> = row.get(9)?;
+    Ok(SyncHelper {
+        entity: EntityName::new(row.get::<_, String>(0)?),
+        last_sync_date: date(1, &row.get::<_, String>(1)?)?,
+        cursor: row.get::<_, Option<String>>(2)?.map(Cursor::new),
+        state: row
+            .get::<_, String>(3)?
+            .parse()
+            .map_err(|error: String| unreadable(3, error))?,
+        complete: row.get(4)?,
+        covers,
+        sequence: row.get(6)?,
+        began: row.get(7)?,
+        source: row.get::<_, Option<String>>(8)?.map(SourceId::new),
+        pulled_at: pulled_at.map(|text| date(9, &text)).transpose()?,
+    })
+}
+
+fn date(column: usize, text: &str) -> rusqlite::Result<Timestamp> {
+    text.parse()
+        .map_err(|error: highwater_shared::timestamp::TimestampError| unreadable(column, error))
+}
+
+fn unreadable(
+    column: usize,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+}

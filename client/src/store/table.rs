@@ -1,0 +1,447 @@
+//! Tables of entities: their definitions, and the SQL that is made of them.
+
+use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName, ValueKind};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::value;
+use crate::error::Error;
+
+/// The column that `--keep-deleted` adds.
+const DELETED: &str = "deleted";
+
+/// Names of hidden tables begin with this.
+const RENEWAL_PREFIX: &str = "highwater_renew_";
+
+/// What a table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The entity's rows, under its name.
+    Rows,
+    /// The rows of an entity that begins anew, hidden until all of them are there.
+    Renewal,
+}
+
+impl Purpose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Renewal => "renewal",
+        }
+    }
+}
+
+/// A table that is Highwater's.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) name: String,
+    /// The columns as the server announced them, `changed_date` included.
+    pub(super) columns: Vec<Column>,
+    pub(super) fingerprint: String,
+    /// Whether it has the column `deleted` for rows that are kept.
+    pub(super) keeps_deleted: bool,
+}
+
+impl Table {
+    /// The table of an entity, where there is one.
+    pub(super) fn find(
+        connection: &Connection,
+        entity: &EntityName,
+        purpose: Purpose,
+    ) -> Result<Option<Self>, Error> {
+        let found = connection
+            .prepare_cached(
+                "select name, columns, fingerprint, keeps_deleted from highwater_table
+                 where entity = ?1 and purpose = ?2",
+            )?
+            .query_row(params![entity.as_str(), purpose.as_str()], |row| {
+                let columns: String = row.get(1)?;
+                Ok(Self {
+                    name: row.get(0)?,
+                    columns: serde_json::from_str(&columns).map_err(|error| {
+                        rusqlite::Error::FromSqlConversionFailure(
+                            1,
+                            rusqlite::types::Type::Text,
+                            error.into(),
+                        )
+                    })?,
+                    fingerprint: row.get(2)?,
+                    keeps_deleted: row.get(3)?,
+                })
+            })
+            .optional()?;
+        match found {
+            Some(table) if object_kind(connection, &table.name)?.as_deref() != Some("table") => {
+                Err(Error::TableMissing {
+                    entity: entity.clone(),
+                })
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Makes the table that a block of `header` needs.
+    pub(super) fn create(
+        connection: &Connection,
+        header: &BlockHeader,
+        purpose: Purpose,
+        keeps_deleted: bool,
+    ) -> Result<Self, Error> {
+        check_columns(header, keeps_deleted)?;
+        let table = Self {
+            name: match purpose {
+                Purpose::Rows => header.entity.as_str().to_owned(),
+                Purpose::Renewal => hidden_name(connection)?,
+            },
+            columns: header.columns.clone(),
+            fingerprint: header.fingerprint.clone(),
+            keeps_deleted: keeps_deleted && purpose == Purpose::Rows,
+        };
+        if let Some(kind) = object_kind(connection, &table.name)? {
+            return Err(Error::NameTaken {
+                entity: header.entity.clone(),
+                kind,
+            });
+        }
+        connection.execute_batch(&table.create_sql("main", &table.name))?;
+        connection.execute(
+            "insert into highwater_table (name, entity, purpose, columns, fingerprint, keeps_deleted)
+             values (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                table.name,
+                header.entity.as_str(),
+                purpose.as_str(),
+                serde_json::to_string(&table.columns).unwrap_or_default(),
+                table.fingerprint,
+                table.keeps_deleted,
+            ],
+        )?;
+        Ok(table)
+    }
+
+    /// Removes the table and what is remembered of it.
+    pub(super) fn remove(&self, connection: &Connection) -> Result<(), Error> {
+        connection.execute_batch(&format!("drop table main.{}", quoted(&self.name)))?;
+        connection.execute("delete from highwater_table where name = ?1", [&self.name])?;
+        Ok(())
+    }
+
+    /// Whether blocks of `header` fit this table, value for value.
+    pub(super) fn fits(&self, header: &BlockHeader) -> bool {
+        self.fingerprint == header.fingerprint
+            && match header.kind {
+                BlockKind::Reset | BlockKind::Upsert => self.columns == header.columns,
+                // A deletion has no more than the key's columns, which are found by name.
+                BlockKind::Delete => self.key().all(|key| {
+                    header
+                        .columns
+                        .iter()
+                        .any(|column| column.name == key.name && column.type_name == key.type_name)
+                }),
+            }
+    }
+
+    /// Adds the column for rows that are kept although they were deleted.
+    pub(super) fn keep_deleted(&mut self, connection: &Connection, entity: &EntityName) -> Result<(), Error> {
+        if self.has_deleted_of_its_own() {
+            return Err(Error::KeepDeleted {
+                entity: entity.clone(),
+            });
+        }
+        connection.execute_batch(&format!(
+            "alter table main.{} add column {} integer not null default 0",
+            quoted(&self.name),
+            quoted(DELETED)
+        ))?;
+        connection.execute(
+            "update highwater_table set keeps_deleted = 1 where name = ?1",
+            [&self.name],
+        )?;
+        self.keeps_deleted = true;
+        Ok(())
+    }
+
+    /// Removes all rows.
+    pub(super) fn clear(&self, connection: &Connection) -> Result<(), Error> {
+        connection.execute_batch(&format!("delete from main.{}", quoted(&self.name)))?;
+        Ok(())
+    }
+
+    /// Whether one of the application's columns has the name of the flag.
+    pub(super) fn has_deleted_of_its_own(&self) -> bool {
+        self.columns.iter().any(is_deleted)
+    }
+
+    /// The columns of the key.
+    pub(super) fn key(&self) -> impl Iterator<Item = &Column> {
+        self.columns
+            .iter()
+            .filter(|column| column.role == Some(ColumnRole::Key))
+    }
+
+    /// `create table`, in `schema`, under `name`.
+    pub(super) fn create_sql(&self, schema: &str, name: &str) -> String {
+        let single_integer_key = {
+            let mut key = self.key();
+            let first = key.next().map(Column::value_kind);
+            first == Some(ValueKind::Integer) && key.next().is_none()
+        };
+        let mut columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| {
+                let constraint = match column.role {
+                    Some(ColumnRole::Key) if single_integer_key => " primary key",
+                    Some(ColumnRole::Key | ColumnRole::ChangedDate) => " not null",
+                    _ => "",
+                };
+                let sqlite_type = value::sqlite_type(column.value_kind());
+                format!("{} {sqlite_type}{constraint}", quoted(&column.name))
+            })
+            .collect();
+        if self.keeps_deleted {
+            columns.push(format!("{} integer not null default 0", quoted(DELETED)));
+        }
+        // One B-tree for rows and key: a key that is not an integer would have one of its own.
+        let options = if single_integer_key {
+            "strict"
+        } else {
+            columns.push(format!("primary key ({})", list(self.key(), "")));
+            "strict, without rowid"
+        };
+        format!(
+            "create table {schema}.{} (\n  {}\n) {options}",
+            quoted(name),
+            columns.join(",\n  ")
+        )
+    }
+
+    /// Writes a whole row in place, its values in the order of the columns.
+    pub(super) fn upsert_sql(&self, target: &str) -> String {
+        let values: Vec<String> = (1..=self.columns.len())
+            .map(|index| format!("?{index}"))
+            .collect();
+        format!(
+            "insert into {target} ({}) values ({}) {}",
+            list(self.columns.iter(), ""),
+            values.join(", "),
+            self.on_conflict_sql()
+        )
+    }
+
+    /// What an insert does where the key is there already.
+    pub(super) fn on_conflict_sql(&self) -> String {
+        let mut changes: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| column.role != Some(ColumnRole::Key))
+            .map(|column| format!("{0} = excluded.{0}", quoted(&column.name)))
+            .collect();
+        if self.keeps_deleted {
+            changes.push(format!("{} = 0", quoted(DELETED)));
+        }
+        format!(
+            "on conflict ({}) do update set {}",
+            list(self.key(), ""),
+            changes.join(", ")
+        )
+    }
+
+    /// Removes one row, its key in the order of the key's columns.
+    pub(super) fn delete_sql(&self) -> String {
+        format!(
+            "delete from main.{} where {}",
+            quoted(&self.name),
+            self.key_is_bound()
+        )
+    }
+
+    /// Flags one row as deleted, its key as in [`Table::delete_sql`] and then the date.
+    pub(super) fn flag_sql(&self) -> String {
+        format!(
+            "update main.{} set {} = 1, {} = ?{} where {}",
+            quoted(&self.name),
+            quoted(DELETED),
+            quoted(self.changed_date()),
+            self.key().count() + 1,
+            self.key_is_bound()
+        )
+    }
+
+    /// The name of the column that holds when a row last changed.
+    pub(super) fn changed_date(&self) -> &str {
+        self.columns
+            .iter()
+            .find(|column| column.role == Some(ColumnRole::ChangedDate))
+            .map_or("changed_date", |column| column.name.as_str())
+    }
+
+    fn key_is_bound(&self) -> String {
+        let terms: Vec<String> = self
+            .key()
+            .enumerate()
+            .map(|(index, column)| format!("{} = ?{}", quoted(&column.name), index + 1))
+            .collect();
+        terms.join(" and ")
+    }
+}
+
+/// The entities that have a table.
+pub(super) fn entities(connection: &Connection) -> Result<Vec<EntityName>, Error> {
+    let mut statement = connection
+        .prepare_cached("select entity from highwater_table where purpose = 'rows' order by entity")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0).map(EntityName::new))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Removes an entity's rows. Its table stays; one that is missing is forgotten.
+pub(super) fn reset(connection: &Connection, entity: &EntityName) -> Result<(), Error> {
+    for purpose in [Purpose::Renewal, Purpose::Rows] {
+        match (Table::find(connection, entity, purpose), purpose) {
+            (Ok(Some(table)), Purpose::Renewal) => table.remove(connection)?,
+            (Ok(Some(table)), Purpose::Rows) => table.clear(connection)?,
+            (Ok(None), _) => {}
+            (Err(Error::TableMissing { .. }), _) => {
+                connection.execute(
+                    "delete from highwater_table where entity = ?1 and purpose = ?2",
+                    params![entity.as_str(), purpose.as_str()],
+                )?;
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The name of the deleted flag, quoted.
+pub(super) fn deleted_column() -> String {
+    quoted(DELETED)
+}
+
+/// An identifier as SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Columns as SQL, each after `prefix`.
+pub(super) fn list<'a>(columns: impl Iterator<Item = &'a Column>, prefix: &str) -> String {
+    let names: Vec<String> = columns
+        .map(|column| format!("{prefix}{}", quoted(&column.name)))
+        .collect();
+    names.join(", ")
+}
+
+/// What the store's file has under this name: `table`, `view`, `index` or nothing.
+pub(super) fn object_kind(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
+    Ok(connection
+        .prepare_cached("select type from sqlite_schema where name = ?1 collate nocase")?
+        .query_row([name], |row| row.get(0))
+        .optional()?)
+}
+
+fn is_deleted(column: &Column) -> bool {
+    column.name.eq_ignore_ascii_case(DELETED)
+}
+
+fn hidden_name(connection: &Connection) -> Result<String, Error> {
+    let mut number: u64 = 1;
+    loop {
+        let name = format!("{RENEWAL_PREFIX}{number}");
+        if object_kind(connection, &name)?.is_none() {
+            return Ok(name);
+        }
+        number += 1;
+    }
+}
+
+/// Refuses columns that no table can be made of, before SQLite does so less clearly.
+fn check_columns(header: &BlockHeader, keeps_deleted: bool) -> Result<(), Error> {
+    let entity = &header.entity;
+    let malformed = |what: &str| Err(Error::Malformed(format!("{what} in the columns of {entity}")));
+    let has = |role| header.columns.iter().any(|column| column.role == Some(role));
+    if !has(ColumnRole::Key) {
+        return malformed("there is no key");
+    }
+    if !has(ColumnRole::ChangedDate) {
+        return malformed("there is no changed_date");
+    }
+    if keeps_deleted && header.columns.iter().any(is_deleted) {
+        return Err(Error::KeepDeleted {
+            entity: entity.clone(),
+        });
+    }
+    let mut names: Vec<String> = header
+        .columns
+        .iter()
+        .map(|column| column.name.to_ascii_lowercase())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() != header.columns.len() {
+        return malformed("two columns differ only by case");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, type_name: &str, role: Option<ColumnRole>) -> Column {
+        Column {
+            name: name.to_owned(),
+            type_name: type_name.to_owned(),
+            role,
+        }
+    }
+
+    fn table(columns: Vec<Column>) -> Table {
+        Table {
+            name: "odd \"name\"".to_owned(),
+            columns,
+            fingerprint: String::new(),
+            keeps_deleted: true,
+        }
+    }
+
+    #[test]
+    fn an_integer_key_is_the_rowid() {
+        let table = table(vec![
+            column("id", "bigint", Some(ColumnRole::Key)),
+            column("select", "numeric", None),
+            column(
+                "changed_date",
+                "timestamp with time zone",
+                Some(ColumnRole::ChangedDate),
+            ),
+        ]);
+        assert_eq!(
+            table.create_sql("main", &table.name),
+            "create table main.\"odd \"\"name\"\"\" (\n  \"id\" integer primary key,\n  \"select\" text,\n  \
+             \"changed_date\" text not null,\n  \"deleted\" integer not null default 0\n) strict"
+        );
+    }
+
+    #[test]
+    fn every_statement_is_sql_that_sqlite_takes() {
+        for key_type in ["integer", "text"] {
+            let table = table(vec![
+                column("k\"1", key_type, Some(ColumnRole::Key)),
+                column("k2", "uuid", Some(ColumnRole::Key)),
+                column("größe", "double precision", None),
+                column(
+                    "changed_date",
+                    "timestamp with time zone",
+                    Some(ColumnRole::ChangedDate),
+                ),
+            ]);
+            let connection = Connection::open_in_memory().expect("memory");
+            let target = format!("main.{}", quoted(&table.name));
+            connection
+                .execute_batch(&table.create_sql("main", &table.name))
+                .expect("create");
+            for sql in [table.upsert_sql(&target), table.delete_sql(), table.flag_sql()] {
+                connection.prepare(&sql).expect(&sql);
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The client killed, cut off, stopped and run twice: the SyncHelper and the rows stand or fall
+//! together, and the next pull goes on.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use highwater_testbed::Process;
+use highwater_testbed::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rig::{Rig, client, output};
+
+/// Rows of the table, and of a page.
+const ROWS: i64 = 30_000;
+const PAGE: i64 = 1_000;
+
+const TABLE: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'product number ' || g from generate_series(1, 30000) g";
+
+/// Rows in a store's table; 0 where it has none.
+fn rows(store: &Path) -> i64 {
+    let Ok(connection) =
+        rusqlite::Connection::open_with_flags(store, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+    else {
+        return 0;
+    };
+    connection
+        .query_row("select count(*) from product", [], |row| row.get(0))
+        .unwrap_or(0)
+}
+
+/// The SyncHelper row of the entity: its cursor and its state.
+fn sync_helper(store: &Path) -> Option<(Option<String>, String)> {
+    let connection =
+        rusqlite::Connection::open_with_flags(store, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let row = "select cursor, state from sync_helper where entity = 'product'";
+    connection
+        .query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_instant_keeps_rows_and_cursor_together() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("killed.db");
+    let limit = PAGE.to_string();
+    let (mut kills, mut cursors) = (0, std::collections::BTreeSet::new());
+    for wait in (20..).step_by(7) {
+        let mut command = rig.pull(&store, &["--limit", &limit]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(command).unwrap();
+        // Dropped, it is killed.
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        drop(process);
+        kills += 1;
+        let held = rows(&store);
+        assert_eq!(held % PAGE, 0, "half a page after {wait} ms");
+        let helper = sync_helper(&store);
+        let cursor = helper.as_ref().and_then(|(cursor, _)| cursor.clone());
+        assert_eq!(held > 0, cursor.is_some(), "{held} rows, {helper:?}");
+        cursors.extend(cursor);
+        if helper.is_some_and(|(_, state)| state == "current") {
+            break;
+        }
+        assert!(kills < 400, "the pull gets nowhere: {held} rows");
+    }
+    assert!(
+        cursors.len() > 3,
+        "{kills} kills met {} cursors only",
+        cursors.len()
+    );
+    rig.pulled(&store, &[]).await;
+    assert_eq!(rows(&store), ROWS);
+    rig.assert_equal(&store, &["product"], "killed").await;
+}
+
+/// Forwards connections to `to`, each after its first `budget` bytes of answer cut off.
+async fn cutting_proxy(to: SocketAddr, budget: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(to).await.unwrap();
+                let (mut from_caller, mut to_caller) = caller.split();
+                let (mut from_server, mut to_server) = server.split();
+                let answer = async {
+                    let mut left = budget;
+                    let mut chunk = vec![0; 16 * 1024];
+                    while left > 0 {
+                        let Ok(read @ 1..) = from_server.read(&mut chunk).await else {
+                            break;
+                        };
+                        let pass = read.min(left);
+                        left -= pass;
+                        if to_caller.write_all(&chunk[..pass]).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                // The answer's end ends the connection, whatever the caller still has to say.
+                tokio::select! {
+                    () = answer => {}
+                    _ = async {
+                        let _ = tokio::io::copy(&mut from_caller, &mut to_server).await;
+                        std::future::pending::<()>().await;
+                    } => {}
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_cut_anywhere_changes_nothing_and_the_next_pull_completes() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("cut.db");
+    rig.pulled(&store, &[]).await;
+    let before = sync_helper(&store);
+    crate::rig::run(
+        &rig.pool,
+        "update product set name = 'new ' || id where id <= 500; delete from product where id > 29900",
+    )
+    .await;
+    let since = before.clone().unwrap().0.unwrap();
+    let request = reqwest::Client::new().get(format!("http://{}/changes?since={since}", rig.address));
+    let answer = request
+        .header("accept", "application/vnd.highwater.copy")
+        .send()
+        .await
+        .unwrap();
+    let whole = answer.bytes().await.unwrap().len();
+    for part in 0..6 {
+        // With the headers, which come first, the last cut lies before the trailer.
+        let proxy = cutting_proxy(rig.address, 100 + whole * part / 6).await;
+        let mut command = client("pull", &store);
+        command.args(["--quiet", "--server", &format!("http://{proxy}")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(command).unwrap();
+        // It tries again for a while; that it has not succeeded is what matters.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(process);
+        assert_eq!(sync_helper(&store), before, "cut after part {part}");
+        assert_eq!(rows(&store), ROWS, "cut after part {part}");
+    }
+    rig.pulled(&store, &[]).await;
+    rig.assert_equal(&store, &["product"], "after the cuts").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_writer_stops_with_a_clear_message() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("shared.db");
+    let mut run = client("run", &store);
+    run.args([
+        "--quiet",
+        "--interval",
+        "1s",
+        "--server",
+        &format!("http://{}", rig.address),
+    ]);
+    let mut daemon = Process::spawn(run).unwrap();
+    let current = async {
+        while sync_helper(&store).is_none_or(|(_, state)| state != "current") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), current)
+        .await
+        .expect("the daemon pulls");
+
+    let second = output(rig.pull(&store, &[])).await;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains("shared.db"), "{said}");
+    // Readers are not writers.
+    let status = output(client("status", &store)).await;
+    assert_eq!(status.status.code(), Some(0));
+
+    crate::rig::run(&rig.pool, "insert into product values (40000, 'while it runs')").await;
+    let arrived = async {
+        while rows(&store) != ROWS + 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), arrived)
+        .await
+        .expect("the daemon pulls again");
+    daemon.signal(Signal::Terminate).unwrap();
+    let status = daemon.wait_up_to(Duration::from_secs(10)).unwrap();
+    assert_eq!(
+        status.and_then(|status| status.code()),
+        Some(0),
+        "run stopped by a signal ends with 0"
+    );
+    rig.pulled(&store, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_makes_the_next_pull_a_full_one() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("reset.db");
+    rig.pulled(&store, &[]).await;
+    let again = output(rig.pull(&store, &["--json"])).await;
+    let again: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(
+        (&again["rows"], &again["pages"]),
+        (&0.into(), &1.into()),
+        "nothing new is one page"
+    );
+    assert!(output(client("reset", &store)).await.status.success());
+    assert_eq!(rows(&store), 0);
+    assert_eq!(sync_helper(&store), None);
+    rig.pulled(&store, &[]).await;
+    rig.assert_equal(&store, &["product"], "after the reset").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_pull_ends_with_130_and_goes_on_later() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("interrupted.db");
+    let mut command = rig.pull(&store, &["--limit", "100"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process::spawn(command).unwrap();
+    while rows(&store) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process.signal(Signal::Interrupt).unwrap();
+    let status = process.wait_up_to(Duration::from_secs(10)).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(130));
+    let held = rows(&store);
+    assert!(held > 0 && held < ROWS && held % 100 == 0, "{held}");
+    rig.pulled(&store, &[]).await;
+    rig.assert_equal(&store, &["product"], "resumed").await;
+}

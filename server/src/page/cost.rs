@@ -1,0 +1,205 @@
+//! Tests that the cost of a page grows with what it carries, and never with the table: every
+//! statement is explained, run, and the rows that it touched are counted.
+
+use highwater_testbed::Database;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+
+use super::sql::{self, Range};
+use super::{Format, plan};
+use crate::admin::{self, EnableOptions};
+use crate::cursor::{After, Seen, Step};
+use crate::database::Connection;
+use crate::entity::{self, Entity};
+use crate::snapshot::Snapshot;
+
+/// What a plan may consist of. An incremental sort orders rows of equal dates only.
+const NODES_ALLOWED: [&str; 6] = [
+    "Limit",
+    "Index Scan",
+    "Index Only Scan",
+    "Nested Loop",
+    "Incremental Sort",
+    "Result",
+];
+
+/// Rows that a statement asks for, and rows that were changed.
+const LIMIT: u32 = 20;
+const CHANGED: u32 = 60;
+
+/// A table of `rows` rows, some of which changed after the snapshot that is returned.
+async fn changed_table(pool: &PgPool, rows: u64) -> Snapshot {
+    let mut connection = pool.acquire().await.unwrap();
+    let run = |sql: String| async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap() };
+    run(format!(
+        "create table product (id int, area text, name text, primary key (id, area));
+         insert into product select g, 'a', 'p' || g from generate_series(1, {rows}) g"
+    ))
+    .await;
+    admin::enable(&mut connection, "product", &EnableOptions::default())
+        .await
+        .unwrap();
+    let snapshot: String = sqlx::query_scalar("select pg_current_snapshot()::text")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    for id in 1..=CHANGED / 2 {
+        run(format!("update product set name = 'n' where id = {id}")).await;
+    }
+    run(format!(
+        "update product set deleted = id % 2 = 0 where id between 101 and {}",
+        100 + CHANGED / 2
+    ))
+    .await;
+    run(format!(
+        "delete from product where id between 201 and {}",
+        200 + CHANGED / 2
+    ))
+    .await;
+    // No statistics: a plan must not hang on them.
+    snapshot.parse().unwrap()
+}
+
+async fn entity(connection: &mut PgConnection) -> Entity {
+    let number = entity::tables(connection).await.unwrap().pop().unwrap().number;
+    let seen = Seen::Snapshot(Snapshot::nothing());
+    entity::read(connection, &[number], &seen)
+        .await
+        .unwrap()
+        .pop()
+        .unwrap()
+}
+
+/// Every node of a plan, outermost first.
+fn nodes(plan: &Value) -> Vec<&Value> {
+    let below = plan["Plans"].as_array().into_iter().flatten().flat_map(nodes);
+    std::iter::once(plan).chain(below).collect()
+}
+
+/// Runs a statement under the settings of a page; returns the rows that its scans touched.
+async fn touched(connection: &mut PgConnection, select: &str) -> f64 {
+    let explain = format!("explain (analyze, timing off, format json) {select}");
+    let plan: Value = sqlx::query_scalar(AssertSqlSafe(explain))
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    let plan = &plan[0]["Plan"];
+    let mut rows = 0.0;
+    for node in nodes(plan) {
+        let kind = node["Node Type"].as_str().unwrap();
+        assert!(NODES_ALLOWED.contains(&kind), "{kind} in\n{select}\n{plan:#}");
+        if kind.ends_with("Scan") {
+            let each = [
+                "Actual Rows",
+                "Rows Removed by Filter",
+                "Rows Removed by Index Recheck",
+            ];
+            let each: f64 = each.iter().filter_map(|what| node[*what].as_f64()).sum();
+            rows += each * node["Actual Loops"].as_f64().unwrap();
+        }
+    }
+    rows
+}
+
+/// The rows that each statement touches, with the statement.
+async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
+    let mut connection = Connection::acquire(pool).await.unwrap();
+    let entity = entity(connection.get().unwrap()).await;
+    connection.begin(&[&entity.table]).await.unwrap();
+    let moment = connection.moment().await.unwrap().unwrap();
+    assert!(plan::check(&super::Since::Nothing, &moment, 0).is_ok());
+    let connection = connection.get().unwrap();
+    let date = entity.began_date;
+    let key = |tombstone: bool| {
+        if tombstone {
+            &["{205,a}"][..]
+        } else {
+            &["105", "a"]
+        }
+    };
+    let middle = crate::snapshot::Xid(seen.xmax().0 + 5);
+    let mut costs = Vec::new();
+    for step in [Step::Anew, Step::Tombstones, Step::Flagged, Step::Rows] {
+        let ranges = match step {
+            Step::Anew => vec![(Range::Key, 0)],
+            _ => vec![
+                (Range::Xid(middle), middle.0),
+                (Range::From(seen.xmax()), middle.0),
+                // A position lies past the date that was sent.
+                (Range::Date(date), date.micros().cast_unsigned() + 1),
+            ],
+        };
+        for (range, order) in ranges {
+            let after = After {
+                order,
+                key: key(step == Step::Tombstones)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            };
+            for after in [None, Some(&after)] {
+                for target in [None, Some(&moment.snapshot)] {
+                    for format in [Format::Copy, Format::Json] {
+                        let text =
+                            sql::statement(&entity, step, format, &range, after, target, LIMIT.into()).text;
+                        let select = text
+                            .strip_prefix("copy (")
+                            .and_then(|text| text.strip_suffix(") to stdout"));
+                        let select = select.unwrap().to_owned();
+                        let rows = touched(connection, &select).await;
+                        costs.push((select, rows));
+                    }
+                }
+            }
+        }
+    }
+    let probe = sql::probe(&[&entity]);
+    let probe = probe
+        .replace("$1", &format!("'{{{middle}}}'"))
+        .replace("$2", &format!("'{}'", seen.xmax()));
+    let rows = touched_by_probe(connection, &probe).await;
+    costs.push((probe, rows));
+    costs
+}
+
+/// The probe has nodes of its own around its scans, and only those matter.
+async fn touched_by_probe(connection: &mut PgConnection, select: &str) -> f64 {
+    let explain = format!("explain (analyze, timing off, format json) {select}");
+    let plan: Value = sqlx::query_scalar(AssertSqlSafe(explain))
+        .fetch_one(connection)
+        .await
+        .unwrap();
+    let scans = nodes(&plan[0]["Plan"]);
+    let scans = scans.iter().filter(|node| node["Relation Name"].is_string());
+    scans
+        .map(|scan| {
+            let kind = scan["Node Type"].as_str().unwrap();
+            assert!(kind.starts_with("Index"), "{kind} in {select}");
+            scan["Actual Rows"].as_f64().unwrap() * scan["Actual Loops"].as_f64().unwrap()
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn the_cost_of_a_page_does_not_grow_with_the_table() {
+    let mut by_size = Vec::new();
+    for rows in [1_000, 300_000] {
+        let database = Database::create("cost").await.unwrap();
+        admin::migrate(&mut PgConnection::connect(&database.url()).await.unwrap())
+            .await
+            .unwrap();
+        let pool = database.pool().await.unwrap();
+        let seen = changed_table(&pool, rows).await;
+        by_size.push(costs(&pool, &seen).await);
+    }
+    for ((statement, small), (_, large)) in by_size[0].iter().zip(&by_size[1]) {
+        assert!(
+            *large <= small + f64::from(LIMIT),
+            "{small} rows of 1 thousand, {large} of 300 thousand:\n{statement}"
+        );
+        assert!(
+            *large <= f64::from(2 * (CHANGED * 2 + LIMIT)),
+            "{large} rows touched for {LIMIT}:\n{statement}"
+        );
+    }
+}
