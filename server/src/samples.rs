@@ -171,4 +171,63 @@ mod tests {
             Some(Timestamp::from_micros(19_999))
         );
     }
+
+    /// The lemma of this module, on real writers: a row stamped up to a sample's clock has an id
+    /// below its bound. It hangs on the trigger taking the id before the clock.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_row_stamped_before_a_samples_clock_has_an_id_below_its_bound() {
+        use sqlx::Connection as _;
+
+        let database = highwater_testbed::Database::create("samples").await.unwrap();
+        let mut connection = database.connect().await.unwrap();
+        crate::admin::migrate(&mut connection).await.unwrap();
+        let table = "create table entry (id bigint generated always as identity primary key, number int)";
+        sqlx::raw_sql(table).execute(&mut connection).await.unwrap();
+        let options = crate::admin::EnableOptions::default();
+        crate::admin::enable(&mut connection, "entry", &options)
+            .await
+            .unwrap();
+        let done = CancellationToken::new();
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                let (url, done) = (database.url(), done.clone());
+                tokio::spawn(async move {
+                    let mut writer = sqlx::PgConnection::connect(&url).await.unwrap();
+                    while !done.is_cancelled() {
+                        let row = "insert into entry (number) values (1)";
+                        sqlx::raw_sql(row).execute(&mut writer).await.unwrap();
+                        sqlx::raw_sql("update entry set number = 2 where id = currval('entry_id_seq')")
+                            .execute(&mut writer)
+                            .await
+                            .unwrap();
+                    }
+                })
+            })
+            .collect();
+        let pool = database.pool().await.unwrap();
+        let samples = Samples::default();
+        for _ in 0..500 {
+            samples.take(&pool).await.unwrap();
+        }
+        done.cancel();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "select (extract(epoch from changed_date) * 1000000)::bigint, changed_xid::text from entry",
+        )
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        assert!(rows.len() > 100, "{} rows", rows.len());
+        let samples = samples.0.lock().unwrap();
+        for (date, xid) in rows {
+            let xid: Xid = xid.parse().unwrap();
+            let after = samples.iter().find(|sample| sample.clock.micros() >= date);
+            assert!(
+                after.is_none_or(|sample| xid < sample.bound),
+                "{xid} at {date}: {after:?}"
+            );
+        }
+    }
 }

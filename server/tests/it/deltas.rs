@@ -88,6 +88,12 @@ async fn a_row_changed_during_a_pull_comes_later_in_it() {
     rig.run("delete from product where id = 2; delete from product where id = 19; insert into product values (0, 'zero')").await;
     copy.pull(&rig.server, 5).await;
     assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    // 1 to 5, then 6 to 18; then what changed since, each once: 1, 20 and 0.
+    assert_eq!(
+        (copy.upserts, copy.deletes),
+        (5 + 13 + 3, 2),
+        "nothing ahead of its snapshot"
+    );
 }
 
 #[tokio::test]
