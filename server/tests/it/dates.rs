@@ -121,3 +121,43 @@ async fn a_date_set_by_hand_does_not_slip_past() {
     copy.pull(&rig.server, 0).await;
     assert_eq!(copy.upserts, 2);
 }
+
+/// A sample can come between the two, and then only this order makes its date safe. The window is
+/// too small to be met by chance, so this reads the functions themselves.
+#[tokio::test]
+async fn every_stamp_takes_the_id_before_the_clock() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let stamps = "select proname::text, prosrc from pg_proc
+        where pronamespace = 'highwater'::regnamespace and prosrc like '%clock_timestamp()%'";
+    let stamps: Vec<(String, String)> = sqlx::query_as(stamps).fetch_all(&rig.pool).await.unwrap();
+    let names: Vec<&str> = stamps.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(
+        ["bury", "enable", "stamp_1"]
+            .iter()
+            .all(|name| names.contains(name)),
+        "{names:?}"
+    );
+    for (name, source) in &stamps {
+        for (clock, _) in source.match_indices("clock_timestamp()") {
+            let before = &source[..clock];
+            let last = before.rfind("pg_current_xact_id()");
+            // Nothing but the other stamp lies between the two.
+            assert!(
+                last.is_some_and(|id| clock - id < 250),
+                "{name}: {}",
+                &source[clock.saturating_sub(250)..]
+            );
+        }
+    }
+    let first: String = sqlx::query_scalar(
+        "select attname::text from pg_attribute where attrelid = 'product'::regclass and attname like 'changed%' order by attnum",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(
+        first, "changed_xid",
+        "defaults are computed in the order of the columns"
+    );
+}

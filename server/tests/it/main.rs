@@ -16,4 +16,5 @@ mod problems;
 mod program;
 mod rewriting;
 mod rig;
+mod rights;
 mod snapshots;
