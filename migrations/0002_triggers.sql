@@ -141,6 +141,11 @@ begin
             key text[];
             scope text;
         begin
+            -- `purge` records how far it went instead. The id in the setting is that of the
+            -- transaction, so a setting left behind by another does nothing.
+            if old.deleted and current_setting('highwater.purging', true) = pg_current_xact_id()::text then
+                return null;
+            end if;
             begin
                 key := array[%3$s];
                 scope := %4$s;

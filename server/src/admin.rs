@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use highwater_shared::EntityName;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row};
 
+use crate::entity;
 use crate::quoting::identifier;
 
 /// How long one attempt waits for the lock on a table. While it waits, others queue behind it.
@@ -16,6 +18,9 @@ const LOCK_ATTEMPTS_MAX: u32 = 30;
 
 /// What lies between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The most rows of each kind that one transaction of a purge removes.
+const PURGE_BATCH_ROWS: i32 = 5_000;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -274,6 +279,74 @@ pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>
         })
     };
     rows.iter().map(listed).collect()
+}
+
+/// What `purge` would remove, or has removed, of one entity.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Purged {
+    /// The entity.
+    pub entity: EntityName,
+    /// Tombstones, truncations and flagged rows.
+    pub removed: u64,
+}
+
+/// Removes what has been deleted for longer than `older_than`, entity by entity, in small
+/// transactions: it can be interrupted at any time, and run again. With `dry_run` it only counts.
+pub async fn purge(
+    connection: &mut PgConnection,
+    older_than: Duration,
+    dry_run: bool,
+) -> Result<Vec<Purged>, AdminError> {
+    let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
+    // One bound for all, by the clock that stamps.
+    let before: DateTime<Utc> =
+        sqlx::query_scalar("select clock_timestamp() - make_interval(secs => $1::double precision)")
+            .bind(seconds)
+            .fetch_one(&mut *connection)
+            .await?;
+    let mut purged = Vec::new();
+    for table in entity::tables(connection).await? {
+        let mut removed = 0;
+        if dry_run {
+            removed = sqlx::query_scalar(AssertSqlSafe(format!(
+                "select (select count(*) from highwater.tombstone t where t.entity = $1 and t.changed_date < $2)
+                      + (select count(*) from highwater.truncation t where t.entity = $1 and t.changed_date < $2)
+                      + (select count(*) from {} t where t.deleted and t.changed_date < $2)",
+                table.table
+            )))
+            .bind(table.number)
+            .bind(before)
+            .fetch_one(&mut *connection)
+            .await?;
+        } else {
+            loop {
+                let batch: i32 = sqlx::query_scalar("select highwater.purge($1, $2, $3)")
+                    .bind(table.number)
+                    .bind(before)
+                    .bind(PURGE_BATCH_ROWS)
+                    .fetch_one(&mut *connection)
+                    .await?;
+                if batch == 0 {
+                    break;
+                }
+                removed += i64::from(batch);
+            }
+        }
+        purged.push(Purged {
+            entity: table.name,
+            removed: removed.unsigned_abs(),
+        });
+    }
+    Ok(purged)
+}
+
+/// Makes every client fetch an entity anew. False where the table is no entity.
+pub async fn touch(connection: &mut PgConnection, table: &str) -> Result<bool, AdminError> {
+    let was = sqlx::query_scalar("select highwater.touch($1::text::regclass)")
+        .bind(table)
+        .fetch_one(connection)
+        .await?;
+    Ok(was)
 }
 
 async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {

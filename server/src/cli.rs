@@ -6,6 +6,7 @@
 )]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -71,6 +72,33 @@ Options that are not given stay as they were. Running it again is harmless, and 
         /// Drop the columns changed_xid, changed_date and deleted too
         #[arg(long)]
         drop_columns: bool,
+    },
+    /// Removes old tombstones and flagged rows
+    #[command(after_help = "Examples:
+  highwater-server purge --older-than 90d --dry-run
+  highwater-server purge --older-than 90d
+
+A client that has not pulled for longer than that fetches the entity anew. Run it from cron; it works in small
+transactions and can be interrupted.")]
+    Purge {
+        #[command(flatten)]
+        database: Database,
+        /// What was deleted longer ago than this is removed: 90d, 12h, 30s
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        older_than: Duration,
+        /// Only count what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes every client fetch an entity anew, after DDL that changed values without writing rows
+    Touch {
+        #[command(flatten)]
+        database: Database,
+        /// The table, as in SQL: product, shop.product, '"Odd Name"'
+        table: String,
     },
     /// Lists the entities
     Entities {

@@ -32,6 +32,28 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
                 }
             ))
         }
+        Command::Purge {
+            database,
+            older_than,
+            dry_run,
+            json,
+        } => {
+            let purged = admin::purge(&mut connect(&database).await?, older_than, dry_run).await?;
+            if json {
+                return say(&serde_json::to_string(&purged)?);
+            }
+            let verb = if dry_run { "would be removed" } else { "removed" };
+            let lines = purged
+                .iter()
+                .map(|purged| format!("{}: {} {verb}", purged.entity, purged.removed));
+            say(&lines.collect::<Vec<_>>().join("\n"))
+        }
+        Command::Touch { database, table } => {
+            if !admin::touch(&mut connect(&database).await?, &table).await? {
+                bail!("{table} is no entity; highwater-server entities lists them");
+            }
+            say(&format!("every client will fetch {table} anew"))
+        }
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
             if json {

@@ -14,6 +14,7 @@ mod enabling;
 mod formats;
 mod problems;
 mod program;
+mod retention;
 mod rewriting;
 mod rig;
 mod rights;

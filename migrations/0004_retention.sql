@@ -1,0 +1,69 @@
+-- Retention: old tombstones and flagged rows go, and how far is recorded, so that whoever has not
+-- seen them begins anew.
+
+-- Removes up to `batch` tombstones, truncations and flagged rows of one entity that are older than
+-- `before`. Returns how many it removed; fewer than `batch` means that none are left.
+--
+-- The record of how far changes in the same transaction: no snapshot has the one without the
+-- other. Rows that a writer holds are left for the next time.
+create function highwater.purge(entity integer, before timestamptz, batch integer) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    target highwater.entity;
+    removed integer := 0;
+    gone record;
+begin
+    select e.* into target from highwater.entity e where e.number = purge.entity;
+    -- The trigger on delete looks for this: what is purged leaves no tombstone.
+    perform set_config('highwater.purging', pg_current_xact_id()::text, true);
+    for gone in execute format($statement$
+        with tombstones as (
+            delete from highwater.tombstone t where t.ctid in (
+                select t.ctid from highwater.tombstone t
+                where t.entity = $1 and t.changed_date < $2 order by t.changed_date limit $3)
+            returning changed_xid, changed_date
+        ), truncations as (
+            delete from highwater.truncation t where t.entity = $1 and t.changed_date < $2
+            returning changed_xid, changed_date
+        ), flagged as (
+            delete from %1$s t where (t.tableoid, t.ctid) in (
+                select t.tableoid, t.ctid from %1$s t
+                where t.deleted and t.changed_date < $2 limit $3 for update skip locked)
+            returning changed_xid, changed_date
+        )
+        select * from tombstones union all select * from truncations union all select * from flagged
+        $statement$, target.relation) using entity, before, batch
+    loop
+        removed := removed + 1;
+        target.purged_xid := greatest(target.purged_xid, gone.changed_xid);
+        target.purged_date := greatest(target.purged_date, gone.changed_date);
+    end loop;
+    if removed > 0 then
+        update highwater.entity e
+        set purged_xid = greatest(e.purged_xid, target.purged_xid), purged_date = greatest(e.purged_date, target.purged_date)
+        where e.number = purge.entity;
+    end if;
+    return removed;
+end
+$$;
+
+-- Makes every client fetch an entity anew, for changes that no trigger sees: DDL that changes
+-- values without writing rows. False where the table is no entity.
+create function highwater.touch(relation regclass) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Whoever changed the table by DDL has ended before this has its lock.
+    execute format('lock table %s in share row exclusive mode', relation);
+    update highwater.entity e
+    set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp()
+    where e.relation = touch.relation;
+    return found;
+end
+$$;
+
+revoke execute on function highwater.purge(integer, timestamptz, integer) from public;
+revoke execute on function highwater.touch(regclass) from public;

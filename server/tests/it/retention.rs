@@ -1,0 +1,121 @@
+//! What `purge` removes, and what that means to those who have not seen it.
+
+use std::time::Duration;
+
+use highwater_server::admin;
+
+use crate::rig::{Copy, Pull as _, Rig};
+
+const PRODUCT: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 20) g";
+
+async fn purge(rig: &Rig, older_than: Duration, dry_run: bool) -> u64 {
+    let mut connection = rig.database.connect().await.unwrap();
+    let purged = admin::purge(&mut connection, older_than, dry_run).await.unwrap();
+    purged.iter().map(|purged| purged.removed).sum()
+}
+
+#[tokio::test]
+async fn what_is_old_goes_and_leaves_no_tombstone() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    rig.run("delete from product where id <= 3; update product set deleted = true where id in (4, 5)")
+        .await;
+    assert_eq!(
+        purge(&rig, Duration::from_hours(1), false).await,
+        0,
+        "nothing is that old"
+    );
+    assert_eq!(purge(&rig, Duration::ZERO, true).await, 5);
+    assert_eq!(purge(&rig, Duration::ZERO, false).await, 5);
+    assert_eq!(purge(&rig, Duration::ZERO, false).await, 0);
+    let left: i64 = sqlx::query_scalar(
+        "select (select count(*) from highwater.tombstone) + (select count(*) from product where deleted)",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn who_has_seen_the_deletions_goes_on_and_who_has_not_begins_anew() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let (mut ahead, mut behind) = (Copy::default(), Copy::default());
+    behind.pull(&rig.server, 0).await;
+    rig.run("delete from product where id = 1; update product set deleted = true where id = 2")
+        .await;
+    ahead.pull(&rig.server, 0).await;
+    purge(&rig, Duration::ZERO, false).await;
+    for (copy, resets) in [(&mut ahead, 0), (&mut behind, 1)] {
+        copy.recount();
+        copy.pull(&rig.server, 0).await;
+        assert_eq!(copy.resets, resets);
+        assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    }
+}
+
+#[tokio::test]
+async fn a_purge_in_the_middle_of_a_pull_loses_no_deletion() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("delete from product where id <= 4; update product set deleted = true where id in (5, 6, 7)")
+        .await;
+    assert!(copy.pull_page(&rig.server, 2).await);
+    purge(&rig, Duration::ZERO, false).await;
+    copy.pull(&rig.server, 2).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+}
+
+#[tokio::test]
+async fn a_date_from_before_a_purge_begins_anew() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let clock = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let date: String = sqlx::query_scalar(clock).fetch_one(&rig.pool).await.unwrap();
+    rig.run("delete from product where id = 1").await;
+    let before = rig.server.page(&format!("since={date}")).await;
+    assert_eq!(before["changes"].as_array().unwrap().len(), 1);
+    purge(&rig, Duration::ZERO, false).await;
+    let after = rig.server.page(&format!("since={date}")).await;
+    assert_eq!(after["changes"][0]["reason"], "reset");
+}
+
+#[tokio::test]
+async fn an_entity_that_is_touched_is_fetched_anew() {
+    let rig = Rig::start(
+        "create type size as enum ('s', 'm'); create table shirt (id int primary key, size size); insert into shirt values (1, 's')",
+    )
+    .await;
+    rig.enable(&["shirt"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    // Values change, and no row is written.
+    rig.run("alter type size rename value 's' to 'small'").await;
+    copy.pull(&rig.server, 0).await;
+    assert_ne!(copy.rows("shirt"), rig.source("shirt", "id").await);
+    let mut connection = rig.database.connect().await.unwrap();
+    assert!(admin::touch(&mut connection, "shirt").await.unwrap());
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("shirt"), rig.source("shirt", "id").await);
+}
+
+#[tokio::test]
+async fn partitions_are_purged_too() {
+    let rig = Rig::start(
+        "create table part (id int, area text, primary key (id, area)) partition by list (area);
+         create table part_a partition of part for values in ('a'); create table part_b partition of part for values in ('b');
+         insert into part select g, case g % 2 when 0 then 'a' else 'b' end from generate_series(1, 10) g",
+    )
+    .await;
+    rig.enable(&["part"]).await;
+    rig.run("update part set deleted = true where id <= 4; delete from part where id = 5")
+        .await;
+    assert_eq!(purge(&rig, Duration::ZERO, false).await, 5);
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+}
