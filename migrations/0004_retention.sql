@@ -56,7 +56,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Whoever changed the table by DDL has ended before this has its lock.
+    -- The id before the clock, so that no date passes this while it is under way. Whoever changed
+    -- the table by DDL has ended before it has its lock.
+    perform pg_current_xact_id();
     execute format('lock table %s in share row exclusive mode', relation);
     update highwater.entity e
     set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp()

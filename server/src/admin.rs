@@ -349,6 +349,19 @@ pub async fn touch(connection: &mut PgConnection, table: &str) -> Result<bool, A
     Ok(was)
 }
 
+/// Makes a restored or copied database a source that can be served: every row is stamped anew, and
+/// every client begins anew. With `new_id` it is another source to all clients.
+pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<(), AdminError> {
+    sqlx::query("select highwater.rebase($1)")
+        .bind(new_id)
+        .execute(&mut *connection)
+        .await?;
+    for table in entity::tables(connection).await? {
+        build_index(connection, &table.table, table.number, "xid").await?;
+    }
+    Ok(())
+}
+
 async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(statement))
         .execute(connection)

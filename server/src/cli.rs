@@ -100,6 +100,17 @@ transactions and can be interrupted.")]
         /// The table, as in SQL: product, shop.product, '"Odd Name"'
         table: String,
     },
+    /// Makes a restored or copied database one that can be served; every client fetches everything anew
+    #[command(after_help = "Examples:
+  highwater-server rebase            after a restore that takes the place of the original
+  highwater-server rebase --new-id   for a copy that goes its own way, such as a staging database")]
+    Rebase {
+        #[command(flatten)]
+        database: Database,
+        /// Give it an id of its own, so that stores of the original refuse it
+        #[arg(long)]
+        new_id: bool,
+    },
     /// Lists the entities
     Entities {
         #[command(flatten)]

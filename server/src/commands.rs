@@ -54,6 +54,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             }
             say(&format!("every client will fetch {table} anew"))
         }
+        Command::Rebase { database, new_id } => {
+            admin::rebase(&mut connect(&database).await?, new_id).await?;
+            say("the database can be served; every client will fetch everything anew")
+        }
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
             if json {

@@ -40,6 +40,8 @@ pub struct Moment {
     pub wal: Lsn,
     /// How much of the log was on disk then.
     pub flushed: Lsn,
+    /// Whether the database was restored or copied to where it is, and not yet rebased.
+    pub moved: bool,
 }
 
 impl Connection {
@@ -81,7 +83,8 @@ impl Connection {
     pub async fn moment(&mut self) -> Result<Option<Moment>, sqlx::Error> {
         let row = sqlx::query(
             "select pg_current_snapshot()::text as snapshot, p.*, s.own_id,
-                 c.system_identifier, d.oid::bigint as database_oid
+                 c.system_identifier, d.oid::bigint as database_oid,
+                 (s.system_identifier, s.database) <> (c.system_identifier, d.oid) as moved
              from highwater.source s, pg_control_system() c, pg_database d,
              lateral (
                  select pg_is_in_recovery() as standby,
@@ -100,6 +103,7 @@ impl Connection {
         let snapshot: String = row.try_get("snapshot")?;
         let timeline: String = row.try_get("timeline")?;
         Ok(Some(Moment {
+            moved: row.try_get("moved")?,
             snapshot: snapshot.parse().map_err(|error| decode(Box::new(error)))?,
             wal: Lsn(row.try_get::<i64, _>("wal")?.cast_unsigned()),
             flushed: Lsn(row.try_get::<i64, _>("flushed")?.cast_unsigned()),
@@ -120,6 +124,19 @@ impl Connection {
             self.in_transaction = false;
         }
         Ok(())
+    }
+
+    /// Where an earlier timeline of this cluster's history ended. `None` where it is no part of
+    /// that history, or where this role may not read the history file.
+    pub async fn end_of_timeline(&mut self, now: u32, earlier: u32) -> Result<Option<Lsn>, sqlx::Error> {
+        let history: Option<String> = sqlx::query_scalar(
+            "select case when has_function_privilege('pg_read_file(text, bigint, bigint, boolean)', 'execute')
+                 then pg_read_file('pg_wal/' || $1 || '.history', 0, 1000000, true) end",
+        )
+        .bind(format!("{now:08X}"))
+        .fetch_one(self.get()?)
+        .await?;
+        Ok(history.and_then(|history| end_of_timeline(&history, earlier)))
     }
 
     /// Waits until the log is on disk up to `wal`. A crash forgets what was not, and gives its
@@ -159,6 +176,19 @@ impl Drop for Connection {
     }
 }
 
+/// Finds a timeline in a history file: lines of its number, the position where it ended, and why.
+fn end_of_timeline(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        if fields.next()?.parse() != Ok(timeline) {
+            return None;
+        }
+        let (high, low) = fields.next()?.split_once('/')?;
+        let half = |text| u64::from_str_radix(text, 16).ok();
+        Some(Lsn(half(high)? << 32 | half(low)?))
+    })
+}
+
 /// How values print, whatever the database, the role or the session says; and that statements
 /// walk indexes: their cost must grow with what changed, also where statistics are missing or
 /// the table is small today.
@@ -177,3 +207,17 @@ const SETTINGS: &str = "
     set local enable_mergejoin = off;
     set local jit = off;
     set local max_parallel_workers_per_gather = 0;";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_file_says_where_a_timeline_ended() {
+        let history = "1\t0/3000148\tno recovery target specified\n\n2\tA/B\tother\n# 3\n";
+        assert_eq!(end_of_timeline(history, 1), Some(Lsn(0x0300_0148)));
+        assert_eq!(end_of_timeline(history, 2), Some(Lsn(0xA_0000_000B)));
+        assert_eq!(end_of_timeline(history, 3), None);
+        assert_eq!(end_of_timeline("nonsense", 1), None);
+    }
+}

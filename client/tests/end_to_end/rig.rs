@@ -42,6 +42,8 @@ impl Rig {
         let pool = database.pool().await.unwrap();
         run(&pool, sql).await;
         let mut connection = database.connect().await.unwrap();
+        // A copy of the template is another database.
+        admin::rebase(&mut connection, true).await.unwrap();
         for table in tables {
             admin::enable(&mut connection, table, &EnableOptions::default())
                 .await

@@ -24,6 +24,7 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 use uuid::Uuid;
 
+use crate::page::MOVED;
 use crate::samples::Samples;
 
 /// How often the snapshot is sampled.
@@ -51,6 +52,9 @@ pub enum ServeError {
         "the schema highwater is missing or cannot be read; run `highwater-server migrate` on this database first"
     )]
     NotMigrated(#[source] sqlx::Error),
+    /// The database was restored or copied, and its rows bear ids of another.
+    #[error("{MOVED}")]
+    Moved,
     /// Postgres cannot be asked.
     #[error("cannot use the database")]
     Postgres(#[from] sqlx::Error),
@@ -125,12 +129,18 @@ fn span<B>(request: &Request<B>) -> tracing::Span {
     tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
 }
 
+/// The own id of the source. Refuses a database that must be migrated or rebased first.
 async fn own_id(pool: &PgPool) -> Result<Uuid, ServeError> {
-    sqlx::query_scalar("select own_id from highwater.source")
-        .fetch_one(pool)
-        .await
-        .map_err(|error| match &error {
-            sqlx::Error::Database(_) | sqlx::Error::RowNotFound => ServeError::NotMigrated(error),
-            _ => ServeError::Postgres(error),
-        })
+    let source = sqlx::query_as(
+        "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
+         from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
+    );
+    match source.fetch_one(pool).await {
+        Ok((own_id, false)) => Ok(own_id),
+        Ok((_, true)) => Err(ServeError::Moved),
+        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
+            Err(ServeError::NotMigrated(error))
+        }
+        Err(error) => Err(ServeError::Postgres(error)),
+    }
 }

@@ -107,7 +107,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
     let entity = entity(connection.get().unwrap()).await;
     connection.begin(&[&entity.table]).await.unwrap();
     let moment = connection.moment().await.unwrap().unwrap();
-    assert!(plan::check(&super::Since::Nothing, &moment, 0).is_ok());
+    assert!(plan::check(&super::Since::Nothing, &moment, None, 0).is_ok());
     let connection = connection.get().unwrap();
     let date = entity.began_date;
     let key = |tombstone: bool| {

@@ -19,6 +19,7 @@ use crate::cursor::Cursor;
 
 pub use open::{OpenPage, open};
 pub use output::Output;
+pub(crate) use plan::MOVED;
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 10_000;

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::plan::{self, Plan};
 use super::sql::{self, Range};
-use super::{PageRequest, ReadError};
+use super::{PageRequest, ReadError, Since};
 use crate::cursor::Seen;
 use crate::database::{Connection, Moment};
 use crate::entity::{self, Entity, Table};
@@ -89,7 +89,15 @@ async fn begin(connection: &mut Connection, request: &PageRequest) -> Result<Opt
             "this Postgres is a standby, which is not served yet".to_owned(),
         ));
     };
-    plan::check(&request.since, &moment, NO_SCOPE)?;
+    let ended = match &request.since {
+        Since::Cursor(cursor) if cursor.source.timeline < moment.source.timeline => {
+            connection
+                .end_of_timeline(moment.source.timeline, cursor.source.timeline)
+                .await?
+        }
+        _ => None,
+    };
+    plan::check(&request.since, &moment, ended, NO_SCOPE)?;
 
     let (seen, _) = plan::seen(&request.since);
     let numbers: Vec<i32> = wanted.iter().map(|table| table.number).collect();

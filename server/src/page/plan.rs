@@ -3,10 +3,14 @@
 use highwater_shared::ResyncReason;
 
 use super::{ReadError, Since};
-use crate::cursor::{After, Covered, Cursor, Pull, Seen, Step};
+use crate::cursor::{After, Covered, Cursor, Lsn, Pull, Seen, Source, Step};
 use crate::database::Moment;
 use crate::entity::Entity;
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX};
+
+/// What is said where a database was restored or copied, and its rows bear ids of another.
+pub(crate) const MOVED: &str = "this database was restored or copied from another; run `highwater-server rebase` on it, \
+    or `rebase --new-id` where the other lives on";
 
 /// What a page is to send.
 #[derive(Debug)]
@@ -44,8 +48,12 @@ pub(super) fn seen(since: &Since) -> (Seen, &[Covered]) {
     }
 }
 
-/// Refuses a cursor that this database, as it is now, cannot serve.
-pub(super) fn check(since: &Since, moment: &Moment, scope: u64) -> Result<(), ReadError> {
+/// Refuses a cursor that this database, as it is now, cannot serve. `ended` is where the cursor's
+/// timeline ended, if that is known to be an earlier one of the same history.
+pub(super) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u64) -> Result<(), ReadError> {
+    if moment.moved {
+        return Err(ReadError::Unavailable(MOVED.to_owned()));
+    }
     if moment.snapshot.in_flight().len() > XIDS_IN_FLIGHT_MAX {
         return Err(ReadError::Unavailable(format!(
             "more than {XIDS_IN_FLIGHT_MAX} transactions are in flight; try again when some have ended"
@@ -59,7 +67,15 @@ pub(super) fn check(since: &Since, moment: &Moment, scope: u64) -> Result<(), Re
     let ahead = |snapshot: &Snapshot| snapshot.xmax() > moment.snapshot.xmax();
     let seen_ahead = matches!(&cursor.seen, Seen::Snapshot(seen) if ahead(seen));
     let target_ahead = cursor.pull.as_ref().is_some_and(|pull| ahead(&pull.target));
-    if cursor.source != moment.source || seen_ahead || target_ahead {
+    // A promotion that kept all that the cursor has seen goes on with the same history.
+    let source = match ended {
+        Some(end) if cursor.wal <= end => Source {
+            timeline: moment.source.timeline,
+            ..cursor.source
+        },
+        _ => cursor.source,
+    };
+    if source != moment.source || seen_ahead || target_ahead {
         return Err(ReadError::Resync(ResyncReason::SourceChanged));
     }
     if cursor.scope != scope {

@@ -12,6 +12,7 @@ mod deltas;
 mod durability;
 mod enabling;
 mod formats;
+mod identity;
 mod problems;
 mod program;
 mod retention;

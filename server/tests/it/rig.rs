@@ -32,7 +32,13 @@ pub(crate) async fn migrated() -> Database {
         admin::migrate(&mut PgConnection::connect(&url).await?).await?;
         Ok(())
     });
-    database.await.expect("a database")
+    let database = database.await.expect("a database");
+    // A copy of the template is another database.
+    let mut connection = database.connect().await.expect("a connection");
+    admin::rebase(&mut connection, true)
+        .await
+        .expect("a source of its own");
+    database
 }
 
 impl Rig {

@@ -1,0 +1,210 @@
+//! Which database a cursor belongs to: restores, copies and promotions, with real servers.
+
+use std::time::Duration;
+
+use highwater_server::admin::{self, EnableOptions};
+use highwater_testbed::{Cluster, Profile};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+
+use crate::rig::{Copy, Pull as _, Served, run, source};
+
+const PRODUCT: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 20) g";
+
+async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(6)
+        .connect(url)
+        .await
+        .unwrap()
+}
+
+/// A cluster with an entity in its database `postgres`.
+async fn cluster(settings: &[(&str, &str)]) -> (Cluster, PgPool) {
+    let cluster = Cluster::start_with(Profile::Fast, settings).unwrap();
+    let pool = pool(&cluster.url("postgres")).await;
+    let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
+    admin::migrate(&mut connection).await.unwrap();
+    run(&pool, PRODUCT).await;
+    admin::enable(&mut connection, "product", &EnableOptions::default())
+        .await
+        .unwrap();
+    (cluster, pool)
+}
+
+/// Pulls, and after a 410 begins without a cursor, as every client does.
+async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {
+    let since = copy.since.clone().unwrap_or_default();
+    let response = server.get(&format!("/changes?since={since}")).await;
+    let gone = response.status() == 410;
+    if gone {
+        let problem: serde_json::Value = response.json().await.unwrap();
+        assert_eq!(problem["reason"], "source_changed", "{problem}");
+        copy.since = None;
+    }
+    copy.pull(server, 0).await;
+    gone
+}
+
+async fn refusal(pool: &PgPool) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused =
+        highwater_server::serve(listener, pool.clone(), tokio_util::sync::CancellationToken::new()).await;
+    refused.unwrap_err().to_string()
+}
+
+/// The ids in the rows of a dump are higher than those of the fresh cluster that it is read into.
+#[tokio::test]
+async fn a_dump_in_a_fresh_cluster_is_served_after_a_rebase() {
+    let (old, old_pool) = cluster(&[]).await;
+    for _ in 0..300 {
+        run(&old_pool, "update product set name = name || '.' where id = 1").await;
+    }
+    run(&old_pool, "delete from product where id = 20").await;
+    let server = Served::start(&old_pool).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+    drop(server);
+
+    let fresh = Cluster::start(Profile::Fast).unwrap();
+    let dump = old
+        .command("pg_dump")
+        .args(["-d", &old.url("postgres")])
+        .output()
+        .unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let pool = pool(&fresh.url("postgres")).await;
+    // psql's own commands (\\restrict and the like) are no SQL, and COPY needs psql: so psql reads it.
+    let mut psql = fresh.command("psql");
+    psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &fresh.url("postgres")])
+        .stdin(std::process::Stdio::piped());
+    let mut psql = psql.stdout(std::process::Stdio::null()).spawn().unwrap();
+    std::io::Write::write_all(&mut psql.stdin.take().unwrap(), &dump.stdout).unwrap();
+    assert!(psql.wait().unwrap().success());
+
+    assert!(refusal(&pool).await.contains("highwater-server rebase"));
+    admin::rebase(
+        &mut PgConnection::connect(&fresh.url("postgres")).await.unwrap(),
+        false,
+    )
+    .await
+    .unwrap();
+    let server = Served::start(&pool).await;
+    assert!(pull_or_resync(&mut copy, &server).await);
+    assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
+    copy.recount();
+    run(
+        &pool,
+        "update product set name = 'after' where id = 2; delete from product where id = 3",
+    )
+    .await;
+    copy.pull(&server, 0).await;
+    assert_eq!((copy.upserts, copy.deletes), (1, 1), "nothing is sent again");
+    assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
+    let valid = "select indisvalid from pg_index where indexrelid = 'highwater_1_xid'::regclass";
+    assert!(
+        sqlx::query_scalar::<_, bool>(valid)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn a_copy_of_a_database_is_served_after_a_rebase() {
+    let (cluster, original) = cluster(&[]).await;
+    let server = Served::start(&original).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+    drop(server);
+    original.close().await;
+    let mut elsewhere = PgConnection::connect(&cluster.url("template1")).await.unwrap();
+    sqlx::raw_sql("create database staging template postgres")
+        .execute(&mut elsewhere)
+        .await
+        .unwrap();
+
+    let staging = pool(&cluster.url("staging")).await;
+    assert!(refusal(&staging).await.contains("rebase --new-id"));
+    let own_id = "select own_id::text from highwater.source";
+    let before: String = sqlx::query_scalar(own_id).fetch_one(&staging).await.unwrap();
+    admin::rebase(
+        &mut PgConnection::connect(&cluster.url("staging")).await.unwrap(),
+        true,
+    )
+    .await
+    .unwrap();
+    let after: String = sqlx::query_scalar(own_id).fetch_one(&staging).await.unwrap();
+    assert_ne!(before, after);
+    let server = Served::start(&staging).await;
+    assert!(pull_or_resync(&mut copy, &server).await);
+    run(&staging, "update product set name = 'staged' where id = 2").await;
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("product"), source(&staging, "product", "id").await);
+}
+
+async fn until(pool: &PgPool, condition: &str) {
+    let wait = async {
+        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned()))
+            .fetch_one(pool)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .unwrap_or_else(|_| panic!("{condition}"));
+}
+
+/// A promotion that kept all that a client has seen costs it nothing; one that lost some of it is
+/// another source.
+#[tokio::test]
+async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
+    let (mut primary, primary_pool) = cluster(&[]).await;
+    let standby = primary.start_standby(Profile::Fast, &[]).unwrap();
+    let standby_pool = pool(&standby.url("postgres")).await;
+    let server = Served::start(&primary_pool).await;
+    let mut kept = Copy::default();
+    kept.pull(&server, 0).await;
+    let position: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
+        .fetch_one(&primary_pool)
+        .await
+        .unwrap();
+    until(
+        &standby_pool,
+        &format!("select pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"),
+    )
+    .await;
+
+    // The standby is cut off, and what is shown from here on goes down with the primary.
+    run(&standby_pool, "alter system set primary_conninfo = ''").await;
+    run(&standby_pool, "select pg_reload_conf()").await;
+    until(
+        &standby_pool,
+        "select not exists (select from pg_stat_wal_receiver)",
+    )
+    .await;
+    let mut lost = kept.clone();
+    run(&primary_pool, "update product set name = 'lost' where id = 7").await;
+    lost.pull(&server, 0).await;
+    drop(server);
+    primary_pool.close().await;
+    primary.stop().unwrap();
+
+    sqlx::query("select pg_promote()")
+        .execute(&standby_pool)
+        .await
+        .unwrap();
+    until(&standby_pool, "select not pg_is_in_recovery()").await;
+    let server = Served::start(&standby_pool).await;
+    run(&standby_pool, "update product set name = 'new' where id = 8").await;
+    for (copy, resync) in [(&mut kept, false), (&mut lost, true)] {
+        copy.recount();
+        assert_eq!(pull_or_resync(copy, &server).await, resync);
+        assert_eq!(copy.rows("product"), source(&standby_pool, "product", "id").await);
+        assert_eq!(copy.resets, usize::from(resync));
+    }
+}
