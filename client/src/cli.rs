@@ -52,7 +52,7 @@ pub(crate) struct StoreOption {
 /// What every command that reaches the server takes.
 #[derive(Debug, Args)]
 pub(crate) struct ServerOptions {
-    /// The server, such as http://127.0.0.1:8080.
+    /// The server, such as <http://127.0.0.1:8080>.
     #[arg(long, env = "HIGHWATER_SERVER", value_name = "URL")]
     pub(crate) server: String,
     /// A file with the token to send; without it, the token is taken from `HIGHWATER_TOKEN`.
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn durations_are_written_with_their_unit() {
         assert_eq!(interval("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(interval("12h"), Ok(Duration::from_secs(12 * 3600)));
+        assert_eq!(interval("12h"), Ok(Duration::from_hours(12)));
         for bad in ["", "0s", "30", "soon", "-1s"] {
             assert!(interval(bad).is_err(), "{bad}");
         }

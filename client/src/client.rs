@@ -1,6 +1,7 @@
 //! The library's front: a store and a server, and what can be done with the two.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -172,15 +173,31 @@ impl ClientBuilder {
 
     /// A client that keeps `store` current. Nothing is sent yet.
     pub fn build(self, store: Store) -> Result<Client, Error> {
-        let remote = HttpRemote::new(&self.server, self.token.as_deref(), self.limit)?;
-        Ok(Client {
+        let remote = self.remote()?;
+        Ok(self.with(remote, store))
+    }
+
+    /// As [`ClientBuilder::build`], with the store at `path`, which is made when it is missing. An
+    /// address that cannot be used is refused before.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Client, Error> {
+        let remote = self.remote()?;
+        let store = Store::open(path)?;
+        Ok(self.with(remote, store))
+    }
+
+    fn remote(&self) -> Result<HttpRemote, Error> {
+        HttpRemote::new(&self.server, self.token.as_deref(), self.limit)
+    }
+
+    fn with(self, remote: HttpRemote, store: Store) -> Client {
+        Client {
             store,
             remote: Arc::new(remote),
             entities: self.entities,
             keep_deleted: self.keep_deleted,
             observer: self.observer,
             applied: broadcast::Sender::new(PAGES_BEHIND_MAX),
-        })
+        }
     }
 }
 

@@ -6,11 +6,10 @@
 //! more than it holds, whatever is cut off.
 //!
 //! ```no_run
-//! use highwater_client::{Client, Store};
+//! use highwater_client::Client;
 //!
 //! # async fn example() -> Result<(), highwater_client::Error> {
-//! let store = Store::open("shop.db")?;
-//! let client = Client::builder("http://127.0.0.1:8080").build(store)?;
+//! let client = Client::builder("http://127.0.0.1:8080").open("shop.db")?;
 //! let mut applied = client.subscribe();
 //! let report = client.pull().await?;
 //! println!("{} rows in {:?}", report.rows, report.elapsed);

@@ -28,9 +28,13 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    /// The same question without a cursor, so that every entity begins anew.
-    pub(crate) fn anew(self) -> Self {
-        Self { since: None, ..self }
+    /// The question without a cursor, so that every `wanted` entity begins anew.
+    pub(crate) fn anew(wanted: Option<&[EntityName]>) -> Self {
+        Self {
+            since: None,
+            entities: wanted.map(<[EntityName]>::to_vec),
+            whole: true,
+        }
     }
 }
 
@@ -46,11 +50,7 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
     standing.sort_by(|a, b| a.entity.cmp(&b.entity));
 
     let Some(base) = base(&standing) else {
-        return Ask {
-            since: None,
-            entities: wanted.map(<[EntityName]>::to_vec),
-            whole: true,
-        };
+        return Ask::anew(wanted);
     };
     let mut names: BTreeSet<&EntityName> = standing.iter().map(|helper| &helper.entity).collect();
     match wanted {
@@ -75,7 +75,7 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
     }
 }
 
-/// The entity whose cursor makes the fewest others begin anew; of equals the oldest.
+/// The entity whose cursor makes the fewest others begin anew; of equals the longest established.
 fn base<'a>(standing: &[&'a SyncHelper]) -> Option<&'a SyncHelper> {
     standing
         .iter()
@@ -83,7 +83,7 @@ fn base<'a>(standing: &[&'a SyncHelper]) -> Option<&'a SyncHelper> {
         .filter(|helper| helper.cursor.is_some())
         .min_by_key(|base| {
             let begin_anew = standing.iter().filter(|helper| !may_join(helper, base)).count();
-            (begin_anew, base.sequence)
+            (begin_anew, base.began, base.sequence)
         })
 }
 
@@ -203,5 +203,19 @@ mod tests {
         gone.cursor = None;
         let store = [at("a", 7, &["a"]), gone];
         assert_eq!(next_ask(None, &store), ask(Some("c7"), None, true));
+    }
+
+    #[test]
+    fn a_renewal_under_way_does_not_join_elsewhere() {
+        let mut b = at("b", 9, &["b"]);
+        b.state = State::Renewing;
+        let store = [at("a", 3, &["a", "b"]), at("z", 3, &["a", "b"]), b];
+        assert_eq!(next_ask(None, &store), ask(Some("c3"), Some(&["a", "z"]), false));
+    }
+
+    #[test]
+    fn an_entity_does_not_join_at_a_cursor_that_is_ahead_of_it() {
+        let store = [at("a", 2, &["a"]), at("b", 5, &["a", "b"])];
+        assert_eq!(next_ask(None, &store), ask(Some("c2"), None, true));
     }
 }

@@ -1,7 +1,7 @@
 //! The progress bar on standard error: with a known end on a first pull, with rows and rate
 //! otherwise, and not at all where nobody would see it.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use highwater_client::{Event, Progress, ResyncReason};
@@ -10,28 +10,31 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often the bar is drawn anew while nothing arrives.
 const TICK_MILLISECONDS: u64 = 120;
 
-/// A pull shorter than this shows no bar.
+/// How often it is drawn at most.
 const DRAWN_PER_SECOND_MAX: u8 = 10;
 
 /// Shows how a pull comes along.
 #[derive(Clone, Debug)]
 pub(crate) struct Bar {
     bar: ProgressBar,
+    quiet: bool,
 }
 
 impl Bar {
     /// A bar where standard error is a terminal and `wanted`, and one that stays hidden otherwise.
-    pub(crate) fn new(wanted: bool) -> Self {
-        if !(wanted && std::io::stderr().is_terminal()) {
+    /// Where things go wrong, both say so, unless `quiet`.
+    pub(crate) fn new(wanted: bool, quiet: bool) -> Self {
+        if !(wanted && !quiet && std::io::stderr().is_terminal()) {
             return Self {
                 bar: ProgressBar::hidden(),
+                quiet,
             };
         }
         let target = ProgressDrawTarget::stderr_with_hz(DRAWN_PER_SECOND_MAX);
         let bar = ProgressBar::with_draw_target(None, target)
             .with_style(style("{spinner} {human_pos} rows  {msg}  {per_sec}  {elapsed}"));
         bar.enable_steady_tick(Duration::from_millis(TICK_MILLISECONDS));
-        Self { bar }
+        Self { bar, quiet }
     }
 
     /// Whether anybody sees it.
@@ -60,7 +63,7 @@ impl Bar {
             }
             Event::Retrying { error, delay, .. } => {
                 let seconds = delay.as_secs_f64();
-                self.say(&format!("{error}; trying again in {seconds:.1} s"));
+                self.say(&format!("{error} (trying again in {seconds:.1} s)"));
             }
             Event::Resync(reason) => {
                 let why = match reason {
@@ -85,8 +88,9 @@ impl Bar {
     fn say(&self, line: &str) {
         if self.is_shown() {
             self.bar.println(line);
-        } else {
-            tracing::info!("{line}");
+        } else if !self.quiet {
+            // Whoever closed standard error does not want to know.
+            let _ = writeln!(std::io::stderr(), "highwater: {line}");
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) enum Outcome<B> {
     Resync(Option<ResyncReason>),
 }
 
-/// Keeps the rows and the SyncHelpers; in SQLite, or in a simulation.
+/// Keeps the entities' rows and the SyncHelper rows; in SQLite, or in a simulation.
 pub(crate) trait Replica: Sync {
     /// How the entities stand.
     fn helpers(&self) -> impl Future<Output = Result<Vec<SyncHelper>, Error>> + Send;
@@ -173,10 +173,11 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         };
         loop {
             let helpers = self.store.helpers().await?;
-            let mut ask = next_ask(self.wanted, &helpers);
-            if course.anew {
-                ask = ask.anew();
-            }
+            let ask = if course.anew {
+                Ask::anew(self.wanted)
+            } else {
+                next_ask(self.wanted, &helpers)
+            };
             let whole = ask.whole;
             match self.page(&ask, &helpers, &course).await {
                 Ok(page) => {

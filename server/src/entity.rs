@@ -238,6 +238,9 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
             .zip(types)
             .map(|(name, type_name)| Column {
                 role: key_names.contains(&name).then_some(ColumnRole::Key),
+                place: (1..)
+                    .zip(&key_names)
+                    .find_map(|(place, key)| (*key == name).then_some(place)),
                 name,
                 type_name,
             })

@@ -13,6 +13,10 @@ pub struct Column {
     /// What the column is to Highwater; absent for a column of the application alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<ColumnRole>,
+    /// The place of a key's column within the key, from 1: a store whose rows lie in the order of
+    /// this key takes a first pull by appending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u32>,
 }
 
 /// What a column is to Highwater.

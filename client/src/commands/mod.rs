@@ -5,7 +5,7 @@ pub(crate) mod reset;
 pub(crate) mod run;
 pub(crate) mod status;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use highwater_client::{Client, ClientBuilder};
@@ -54,6 +54,7 @@ fn log(level: tracing::Level) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }

@@ -1,27 +1,21 @@
 //! `highwater pull`: once, with a progress bar on a terminal.
 
-use highwater_client::{Client, Event, PullReport, Store};
+use highwater_client::{Client, Event, PullReport};
 use serde_json::json;
 
-use super::{client, log, print};
+use super::{client, print};
 use crate::cli::PullOptions;
 use crate::interrupt;
 use crate::progress::Bar;
 
 pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let quiet = options.server.quiet;
-    log(if quiet {
-        tracing::Level::ERROR
-    } else {
-        tracing::Level::INFO
-    });
     let stop = interrupt::token()?;
-    let store = Store::open(&options.store.store)?;
-    let bar = Bar::new(!quiet && !options.json);
+    let bar = Bar::new(!options.json, quiet);
     let shown = bar.clone();
     let client = client(&options.server)?
         .observer(move |event: Event<'_>| shown.event(&event))
-        .build(store)?;
+        .open(&options.store.store)?;
     if bar.is_shown() && client.store().is_new()? {
         // Only for the bar; what is wrong with the server, the pull will say.
         if let Ok(rows) = expected_rows(&client, &options).await {

@@ -1,6 +1,6 @@
 //! `highwater run`: the daemon.
 
-use highwater_client::{Event, PageApplied, Store};
+use highwater_client::{Event, PageApplied};
 
 use super::{client, log};
 use crate::cli::RunOptions;
@@ -13,10 +13,9 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
         tracing::Level::INFO
     });
     let stop = interrupt::token()?;
-    let store = Store::open(&options.store.store)?;
     let client = client(&options.server)?
         .observer(|event: Event<'_>| note(&event))
-        .build(store)?;
+        .open(&options.store.store)?;
     tracing::info!(
         store = %client.store().path().display(),
         interval = %humantime::format_duration(options.interval),
@@ -40,7 +39,7 @@ fn note(event: &Event<'_>) {
             );
         }
         Event::Retrying { error, delay, .. } => {
-            tracing::warn!("{error}; trying again in {:.1} s", delay.as_secs_f64());
+            tracing::warn!("{error} (trying again in {:.1} s)", delay.as_secs_f64());
         }
         Event::Resync(reason) => tracing::warn!(?reason, "every entity begins anew"),
         Event::SchemaChanged(entity) => {

@@ -5,33 +5,30 @@
 //! it holds. A run that fails names its seed; `HIGHWATER_SEED=<seed> cargo test -p
 //! highwater-client simulation` runs it alone.
 
+mod server;
 mod source;
 mod store;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
-use bytes::Bytes;
-use highwater_shared::{Code, EntityName, ResyncReason, Timestamp};
+use highwater_shared::{EntityName, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
+use self::server::{SimulatedServer, World};
 use self::source::{Rows, Seen, Source, added_value, timestamp};
 use self::store::MemoryStore;
 use crate::error::Error;
-use crate::plan::Ask;
-use crate::pull::{Answer, Clock, Event, Outcome, PageBody, Pull, Remote, Replica};
+use crate::pull::{Clock, Event, Pull, Replica};
 use crate::store::Store;
-use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
+use crate::sync_helper::{Cursor, State, SyncHelper};
 
 const ENTITIES: [&str; 4] = ["bill", "customer", "product", "tax"];
-
-/// Bytes of a chunk, small enough that pages are cut within every part of theirs.
-const CHUNK_BYTES: usize = 97;
 
 /// Writes before and during a pull.
 const WRITES_A_PULL_MAX: u32 = 40;
@@ -72,159 +69,6 @@ impl Observed for Store {
     }
 }
 
-/// What goes wrong, and how often in a thousand requests.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    None,
-    Refused,
-    Unreachable,
-    Gone,
-    CutAt(usize),
-    EndsEarlyAt(usize),
-    CrashAt(usize),
-    Crash,
-}
-
-struct World {
-    source: Source,
-    rng: StdRng,
-    faults_per_mille: u32,
-    writes_per_mille: u32,
-    /// Writes until the next pull: who writes faster than the client reads is never caught up with.
-    writes_left: u32,
-}
-
-struct SimulatedServer {
-    world: Mutex<World>,
-}
-
-struct SimulatedBody {
-    chunks: VecDeque<Bytes>,
-    end: Option<Error>,
-}
-
-impl PageBody for SimulatedBody {
-    async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        match (self.chunks.pop_front(), self.end.take()) {
-            (Some(chunk), end) => {
-                self.end = end;
-                Ok(Some(chunk))
-            }
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(None),
-        }
-    }
-}
-
-impl SimulatedServer {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Remote for SimulatedServer {
-    type Body = SimulatedBody;
-
-    async fn changes(&self, ask: &Ask) -> Result<Answer<SimulatedBody>, Error> {
-        let mut world = self.world();
-        world.write();
-        let fault = world.fault();
-        let source = SourceId::new(world.source.id.as_str());
-        match fault {
-            Fault::Refused => return Err(refused(503, Code::Unavailable)),
-            Fault::Unreachable => {
-                return Err(Error::Unreachable {
-                    server: "simulated".to_owned(),
-                    reason: "simulated".to_owned(),
-                    source: "simulated".into(),
-                });
-            }
-            Fault::Crash => return Err(crash()),
-            Fault::Gone if ask.since.is_some() => {
-                return Ok(Answer {
-                    source,
-                    outcome: Outcome::Resync(Some(ResyncReason::SourceChanged)),
-                });
-            }
-            _ => {}
-        }
-        let limit = world.rng.random_range(1..8);
-        let page = world
-            .source
-            .page(ask, limit)
-            .map_err(|_| refused(404, Code::UnknownEntity))?;
-        let (bytes, end) = match fault {
-            Fault::CutAt(part) => (page.slice(..page.len() * part / 1000), Some(cut())),
-            Fault::CrashAt(part) => (page.slice(..page.len() * part / 1000), Some(crash())),
-            Fault::EndsEarlyAt(part) => (page.slice(..page.len() * part / 1000), None),
-            _ => (page, None),
-        };
-        let chunks = bytes.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
-        Ok(Answer {
-            source,
-            outcome: Outcome::Page(SimulatedBody { chunks, end }),
-        })
-    }
-}
-
-impl World {
-    fn fault(&mut self) -> Fault {
-        if !self.rng.random_ratio(self.faults_per_mille, 1000) {
-            return Fault::None;
-        }
-        let part = self.rng.random_range(0..1000);
-        match self.rng.random_range(0..7) {
-            0 => Fault::Refused,
-            1 => Fault::Unreachable,
-            2 => Fault::Gone,
-            3 => Fault::CutAt(part),
-            4 => Fault::EndsEarlyAt(part),
-            5 => Fault::CrashAt(part),
-            _ => Fault::Crash,
-        }
-    }
-
-    /// Somebody writes to the source, or not.
-    fn write(&mut self) {
-        while self.writes_left > 0 && self.rng.random_ratio(self.writes_per_mille, 1000) {
-            self.writes_left -= 1;
-            let entity = EntityName::new(ENTITIES[self.rng.random_range(0..ENTITIES.len())]);
-            let key = self.rng.random_range(0..12);
-            match self.rng.random_range(0..60) {
-                0 => self.source.truncate(&entity),
-                1 => self.source.enable(&entity),
-                2 => self.source.disable(&entity),
-                3 | 4 => self.source.purge(&entity),
-                5 => self.source.alter(&entity),
-                6..25 => self.source.delete(&entity, key),
-                _ => self.source.upsert(&entity, key),
-            }
-        }
-    }
-}
-
-fn refused(status: u16, code: Code) -> Error {
-    Error::Refused {
-        status,
-        code: Some(code),
-        detail: "simulated".to_owned(),
-        retry_after: Some(Duration::from_secs(5)),
-    }
-}
-
-fn cut() -> Error {
-    Error::Cut {
-        server: "simulated".to_owned(),
-        reason: "simulated".to_owned(),
-        source: "simulated".into(),
-    }
-}
-
-/// The process dies: nothing retries, nothing is cleaned up.
-fn crash() -> Error {
-    Error::Task("simulated".into())
-}
-
 /// Time that passes when somebody waits for it.
 struct VirtualClock {
     begun: Instant,
@@ -251,20 +95,35 @@ impl Clock for VirtualClock {
 struct LastLook {
     helpers: BTreeMap<EntityName, SyncHelper>,
     rows: BTreeMap<EntityName, Option<Rows>>,
+    /// The commit at which readers last had the entity whole.
+    whole_at: BTreeMap<EntityName, u64>,
 }
 
 impl LastLook {
     /// Checks what must hold at every instant.
     fn check(&mut self, store: &impl Observed, server: &SimulatedServer) {
-        let world = server.world();
+        let mut world = server.world();
         let mut look = Self::default();
+        world.replayed.clear();
         for helper in store.helpers_now() {
+            if let Some(cursor) = &helper.cursor {
+                world
+                    .replayed
+                    .insert(helper.entity.clone(), seen(cursor).replayed);
+            }
             let entity = helper.entity.clone();
             let rows = store.rows_now(&entity);
             if helper.state == State::Current {
                 let seen = seen(helper.cursor.as_ref().expect("a cursor"));
                 let expected = world.source.rows_at(seen.commit, &entity);
-                assert_eq!(rows.as_ref(), expected, "{entity} at commit {}", seen.commit);
+                assert_eq!(rows, expected, "{entity} at commit {}", seen.commit);
+                look.whole_at.insert(entity.clone(), seen.commit);
+            } else if let Some(whole_at) = self.whole_at.get(&entity) {
+                for key in world.source.keys_live_since(*whole_at, &entity) {
+                    let is_there = rows.as_ref().is_some_and(|rows| rows.contains_key(&key));
+                    assert!(is_there, "readers of {entity} saw a hole at {key}");
+                }
+                look.whole_at.insert(entity.clone(), *whole_at);
             }
             if let Some(last) = self.helpers.get(&entity) {
                 assert!(helper.last_sync_date >= last.last_sync_date, "a date moved back");
@@ -291,7 +150,14 @@ async fn simulate<S: Replica + Observed>(seed: u64, store: &S) {
             source: Source::new("one"),
             faults_per_mille: rng.random_range(0..400),
             writes_per_mille: rng.random_range(0..900),
+            lag_max: if rng.random_bool(0.5) {
+                rng.random_range(0..30)
+            } else {
+                0
+            },
+            replayed: BTreeMap::new(),
             writes_left: 0,
+            is_told: given_seed().is_some(),
             rng: StdRng::seed_from_u64(rng.random()),
         }),
     };
@@ -318,24 +184,30 @@ async fn simulate<S: Replica + Observed>(seed: u64, store: &S) {
                 *look.lock().expect("a look") = LastLook::default();
             }
         }
-        let served = server.world().source.names();
+        let names = server.world().source.names();
         let wanted: Option<Vec<EntityName>> = rng
             .random_ratio(1, 3)
-            .then(|| served.into_iter().filter(|_| rng.random_bool(0.5)).collect())
+            .then(|| names.into_iter().filter(|_| rng.random_bool(0.5)).collect())
             .filter(|names: &Vec<EntityName>| !names.is_empty());
         let begun_at = server.world().source.now();
         let outcome = pull(store, &server, &clock, wanted.as_deref(), rng.random(), &check).await;
         check();
         match outcome {
-            Ok(()) => check_current(store, wanted.as_deref(), begun_at),
-            Err(Error::Task(_) | Error::Refused { .. } | Error::Unreachable { .. } | Error::Cut { .. }) => {}
-            Err(Error::Incomplete) => {}
+            Ok(()) => {
+                let lag_max = server.world().lag_max;
+                check_current(store, wanted.as_deref(), begun_at.saturating_sub(lag_max));
+            }
+            // The process died, or had tried often enough.
+            Err(error) if error.is_retryable() || matches!(error, Error::Task(_)) => {}
+            // An entity that was asked for by name, on a node that has not heard of it.
+            Err(Error::Refused { status: 404, .. }) => {}
             Err(other) => panic!("{other}"),
         }
     }
     // In the end, at rest and without faults, the store equals the source.
     server.world().faults_per_mille = 0;
     server.world().writes_per_mille = 0;
+    server.world().lag_max = 0;
     pull(store, &server, &clock, None, 0, &check)
         .await
         .expect("a pull without faults");
@@ -399,8 +271,13 @@ fn check_equal(store: &impl Observed, server: &SimulatedServer) {
     let now = world.source.now();
     for entity in world.source.names() {
         let rows = store.rows_now(&entity);
-        assert_eq!(rows.as_ref(), world.source.rows_at(now, &entity), "{entity}");
+        assert_eq!(rows, world.source.rows_at(now, &entity), "{entity}");
     }
+}
+
+/// The only seed to run, where one is given.
+fn given_seed() -> Option<u64> {
+    std::env::var("HIGHWATER_SEED").ok()?.parse().ok()
 }
 
 /// Runs `one` for each seed, or for the one of the environment, and names a seed that fails.

@@ -1,5 +1,5 @@
-//! A model of the source and of an exact server before it: commits are numbered one by one, and
-//! a snapshot is the number of the last commit it sees.
+//! A model of the source and of exact servers before it: commits are numbered one by one, and a
+//! snapshot is the number of the last commit it sees. A server may sit on a standby that lags.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,13 @@ pub(crate) struct Source {
     incarnations: u64,
     entities: BTreeMap<EntityName, Entity>,
     /// What every commit left behind.
-    history: Vec<BTreeMap<EntityName, Rows>>,
+    history: Vec<BTreeMap<EntityName, Entity>>,
+}
+
+/// The source as a server sees it.
+struct Node<'a> {
+    now: u64,
+    entities: &'a BTreeMap<EntityName, Entity>,
 }
 
 /// What a cursor of the model says. The client must not look into it; the checks of the
@@ -39,6 +45,9 @@ pub(crate) struct Seen {
     pub(crate) commit: u64,
     target: Option<u64>,
     position: Option<Position>,
+    /// The newest commit that any page so far was read at. A row that changed after the target
+    /// drops out of a page and comes later, so nothing older may answer from then on.
+    pub(crate) replayed: u64,
     /// Incarnation, and whether the entity's part is a first pull.
     entities: BTreeMap<EntityName, (u64, bool)>,
 }
@@ -65,8 +74,24 @@ impl Source {
     }
 
     /// The rows as the commit left them.
-    pub(crate) fn rows_at(&self, commit: u64, entity: &EntityName) -> Option<&Rows> {
-        self.history.get(usize::try_from(commit).ok()?)?.get(entity)
+    pub(crate) fn rows_at(&self, commit: u64, entity: &EntityName) -> Option<Rows> {
+        let entities = self.history.get(usize::try_from(commit).ok()?)?;
+        let rows = entities.get(entity)?.rows.iter();
+        Some(rows.map(|(key, (_, value))| (*key, value.clone())).collect())
+    }
+
+    /// The keys that were live at every commit from `commit` on.
+    pub(crate) fn keys_live_since(&self, commit: u64, entity: &EntityName) -> Vec<i64> {
+        let keys = self.rows_at(commit, entity).unwrap_or_default().into_keys();
+        keys.filter(|key| {
+            (commit..=self.now).all(|commit| {
+                let entities = &self.history[usize::try_from(commit).expect("small")];
+                entities
+                    .get(entity)
+                    .is_some_and(|entity| entity.rows.contains_key(key))
+            })
+        })
+        .collect()
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -122,6 +147,7 @@ impl Source {
             entity.tombstones.clear();
             entity.purged = newest;
         }
+        self.commit();
     }
 
     /// Adds a column, with a value in every row and without stamping one.
@@ -129,28 +155,38 @@ impl Source {
         if let Some(entity) = self.entities.get_mut(entity) {
             entity.schema += 1;
         }
+        self.commit();
     }
 
     fn commit(&mut self) {
         self.now += 1;
-        let state = self.entities.iter().map(|(name, entity)| {
-            let rows = entity.rows.iter().map(|(key, (_, value))| (*key, value.clone()));
-            (name.clone(), rows.collect())
-        });
-        self.history.push(state.collect());
+        self.history.push(self.entities.clone());
     }
 
-    /// The page that answers `ask`; `Err` names an entity that is not there.
-    pub(crate) fn page(&self, ask: &Ask, limit: usize) -> Result<Bytes, EntityName> {
-        let mut seen = match &ask.since {
+    /// The page that a server at the commit `at` answers with, or at a later one: it serves a
+    /// cursor only when it has replayed it. `Err` names an entity that is not there.
+    pub(crate) fn page(&self, ask: &Ask, limit: usize, at: u64) -> Result<Bytes, EntityName> {
+        let seen = match &ask.since {
             Some(cursor) => serde_json::from_str(cursor.as_str()).expect("a cursor of ours"),
             None => Seen {
                 commit: 0,
                 target: None,
                 position: None,
+                replayed: 0,
                 entities: BTreeMap::new(),
             },
         };
+        let now = at.max(seen.replayed);
+        let node = Node {
+            now,
+            entities: &self.history[usize::try_from(now).expect("small")],
+        };
+        node.page(ask, limit, seen)
+    }
+}
+
+impl Node<'_> {
+    fn page(&self, ask: &Ask, limit: usize, mut seen: Seen) -> Result<Bytes, EntityName> {
         let asked: BTreeSet<EntityName> = match &ask.entities {
             Some(names) => names.iter().cloned().collect(),
             None => self.entities.keys().cloned().collect(),
@@ -158,6 +194,7 @@ impl Source {
         if let Some(unknown) = asked.iter().find(|name| !self.entities.contains_key(*name)) {
             return Err(unknown.clone());
         }
+        seen.replayed = self.now;
         let is_fresh = seen.target.is_none();
         let target = seen.target.unwrap_or(self.now);
         seen.entities.retain(|name, (incarnation, anew)| {
@@ -186,14 +223,6 @@ impl Source {
                     .is_none_or(|position| item.position > *position)
             })
             .collect();
-        if std::env::var("HW_TRACE").is_ok() {
-            eprintln!(
-                "ask {ask:?}\n  limit {limit} target {target} now {} seen {seen:?} items {}",
-                self.now,
-                items.len()
-            );
-        }
-        let rows = items.iter().filter(|item| item.line.is_some()).count();
         let mut room = limit;
         let sent: Vec<&Item> = items
             .iter()
@@ -204,7 +233,6 @@ impl Source {
             })
             .collect();
         let is_all = sent.len() == items.len();
-        debug_assert!(!is_all || rows <= limit);
         if is_all {
             seen.commit = target;
             seen.target = None;
@@ -314,11 +342,13 @@ pub(crate) fn timestamp(commit: u64) -> Timestamp {
 }
 
 fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
-    let added: String = (1..=schema)
-        .map(|column| format!("{}\t", added_value(key, column)))
-        .collect();
     // Added columns come first, so that a value by place instead of by name would show.
-    format!("{key}\t{added}{value}\t{}", date(commit))
+    let added = (1..=schema).map(|column| added_value(key, column));
+    let fields: Vec<String> = std::iter::once(key.to_string())
+        .chain(added)
+        .chain([value.to_owned(), date(commit)])
+        .collect();
+    fields.join("\t")
 }
 
 fn date(commit: u64) -> String {
@@ -330,6 +360,7 @@ fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
     let column = |name: String, type_name: &str, role| Column {
         name,
         type_name: type_name.to_owned(),
+        place: (role == Some(ColumnRole::Key)).then_some(1),
         role,
     };
     let date = column(

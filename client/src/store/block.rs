@@ -5,7 +5,8 @@ use highwater_shared::{
 };
 use rusqlite::{CachedStatement, Connection};
 
-use super::table::{Table, quoted};
+use super::table::Table;
+use super::table_sql::quoted;
 use super::unique_index;
 use super::value::{self, NotAValue};
 use crate::error::Error;
@@ -70,10 +71,9 @@ impl<'c> BlockWriter<'c> {
             changed_date: role(ColumnRole::ChangedDate),
             reason: role(ColumnRole::Reason),
             delete: connection.prepare_cached(&table.delete_sql())?,
-            flag: match keep {
-                true => Some(connection.prepare_cached(&table.flag_sql())?),
-                false => None,
-            },
+            flag: keep
+                .then(|| connection.prepare_cached(&table.flag_sql()))
+                .transpose()?,
         };
         Ok(Self::new(connection, header, table, Work::Delete(deletion)))
     }

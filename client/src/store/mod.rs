@@ -12,6 +12,7 @@ mod staged;
 mod status;
 mod sync_helpers;
 mod table;
+mod table_sql;
 #[cfg(test)]
 mod tests;
 mod unique_index;
@@ -87,8 +88,8 @@ impl Store {
         self.with(|open| Ok(sync_helpers::load(&open.connection)?.into_values().collect()))
     }
 
-    /// Removes the rows of the entities (of all, where none are named) and their SyncHelpers, so
-    /// that their next pull is a full one. Their tables stay, with the indexes on them.
+    /// Removes the rows of the entities (of all, where none are named) and their SyncHelper rows,
+    /// so that their next pull is a full one. Their tables stay, with the indexes on them.
     ///
     /// Returns the names of the entities that were reset.
     pub fn reset(&self, entities: &[EntityName]) -> Result<Vec<EntityName>, Error> {
@@ -227,7 +228,7 @@ fn write(
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
-            Some(Piece::End) => return writer.finish(parser.finish().map_err(from_page)?),
+            Some(Piece::End) => return writer.finish(&parser.finish().map_err(from_page)?),
             None => return Err(Error::Incomplete),
         }
     }

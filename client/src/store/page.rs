@@ -1,4 +1,4 @@
-//! Applies one page: rows, SyncHelpers and tables, in one transaction that ends with the trailer.
+//! Applies one page: rows, SyncHelper rows and tables, in one transaction that ends with the trailer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,20 +96,20 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         }
     }
 
-    /// Moves the SyncHelpers to the trailer's cursor and commits.
-    pub(super) fn finish(mut self, trailer: Trailer) -> Result<PageApplied, Error> {
+    /// Moves the SyncHelper rows to the trailer's cursor and commits.
+    pub(super) fn finish(mut self, trailer: &Trailer) -> Result<PageApplied, Error> {
         self.block = None;
         self.begin()?;
-        self.check(&trailer)?;
+        self.check(trailer)?;
         for staged in std::mem::take(&mut self.staged) {
             staged.apply(self.connection)?;
         }
         let next = Cursor::new(trailer.next.as_str());
         for entity in &trailer.entities {
-            self.advance(entity, &next, &trailer)?;
+            self.advance(entity, &next, trailer)?;
         }
         if self.order.ask.entities.is_none() {
-            self.withdraw(&trailer)?;
+            self.withdraw(trailer)?;
         }
         if let Some(transaction) = self.transaction.take() {
             transaction.commit()?;

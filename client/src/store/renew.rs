@@ -7,7 +7,8 @@
 use highwater_shared::{Column, ColumnRole, EntityName};
 use rusqlite::{Connection, params};
 
-use super::table::{Table, deleted_column, list, quoted};
+use super::table::Table;
+use super::table_sql::{deleted_column, list, quoted};
 use super::unique_index;
 use crate::error::Error;
 

@@ -7,7 +7,8 @@
 use highwater_shared::EntityName;
 use rusqlite::Connection;
 
-use super::table::{Table, list, quoted};
+use super::table::Table;
+use super::table_sql::{list, quoted};
 use super::unique_index;
 use crate::error::Error;
 

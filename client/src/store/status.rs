@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use super::open;
 use super::schema;
 use super::sync_helpers;
-use super::table::{Purpose, Table, deleted_column, quoted};
+use super::table::{Purpose, Table};
+use super::table_sql::{deleted_column, quoted};
 use crate::error::Error;
 use crate::sync_helper::{SourceId, SyncHelper};
 

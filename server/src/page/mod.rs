@@ -22,13 +22,13 @@ pub use output::Output;
 pub(crate) use plan::MOVED;
 
 /// Rows in a page where the caller names no limit.
-pub const PAGE_ROWS: u64 = 10_000;
+pub const PAGE_ROWS: u64 = 50_000;
 
 /// The most rows in a page.
 pub const PAGE_ROWS_MAX: u64 = 100_000;
 
 /// A page ends after the row that reaches this many bytes.
-pub const PAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub const PAGE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What the caller has.
 #[derive(Clone, Debug, PartialEq, Eq)]

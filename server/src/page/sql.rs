@@ -140,6 +140,7 @@ pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
         name: name.to_owned(),
         type_name: type_name.to_owned(),
         role: Some(role),
+        place: None,
     };
     let changed_date = own(
         "changed_date",
@@ -151,7 +152,11 @@ pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
         Step::Tombstones | Step::Flagged => entity
             .key
             .iter()
-            .map(|column| own(&column.name, &column.type_name, ColumnRole::Key))
+            .zip(1..)
+            .map(|(column, place)| Column {
+                place: Some(place),
+                ..own(&column.name, &column.type_name, ColumnRole::Key)
+            })
             .chain([changed_date, own("reason", "text", ColumnRole::Reason)])
             .collect(),
     }

@@ -1,0 +1,195 @@
+//! A server before the model of the source: it answers, breaks off, refuses, or lets the client
+//! die, while somebody writes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_shared::{Code, EntityName, ResyncReason};
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::ENTITIES;
+use super::source::Source;
+use crate::error::Error;
+use crate::plan::Ask;
+use crate::pull::{Answer, Outcome, PageBody, Remote};
+use crate::sync_helper::SourceId;
+
+/// Bytes of a chunk, small enough that pages are cut within every part of theirs.
+const CHUNK_BYTES: usize = 97;
+
+/// What goes wrong, and how often in a thousand requests.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    Refused,
+    Unreachable,
+    Gone,
+    CutAt(usize),
+    EndsEarlyAt(usize),
+    CrashAt(usize),
+    Crash,
+}
+
+pub(super) struct World {
+    pub(super) source: Source,
+    pub(super) rng: StdRng,
+    pub(super) faults_per_mille: u32,
+    pub(super) writes_per_mille: u32,
+    /// Whether to tell the whole course, for a single seed.
+    pub(super) is_told: bool,
+    /// How far servers may be behind, in commits.
+    pub(super) lag_max: u64,
+    /// The commit that the cursor of each entity of the store asks a node to have replayed.
+    pub(super) replayed: BTreeMap<EntityName, u64>,
+    /// Writes until the next pull: who writes faster than the client reads is never caught up with.
+    pub(super) writes_left: u32,
+}
+
+pub(super) struct SimulatedServer {
+    pub(super) world: Mutex<World>,
+}
+
+pub(super) struct SimulatedBody {
+    chunks: VecDeque<Bytes>,
+    end: Option<Error>,
+}
+
+impl PageBody for SimulatedBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match (self.chunks.pop_front(), self.end.take()) {
+            (Some(chunk), end) => {
+                self.end = end;
+                Ok(Some(chunk))
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+impl SimulatedServer {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remote for SimulatedServer {
+    type Body = SimulatedBody;
+
+    async fn changes(&self, ask: &Ask) -> Result<Answer<SimulatedBody>, Error> {
+        let mut world = self.world();
+        world.write();
+        let fault = world.fault();
+        let source = SourceId::new(world.source.id.as_str());
+        match fault {
+            Fault::Refused => return Err(refused(503, Code::Unavailable)),
+            Fault::Unreachable => {
+                return Err(Error::Unreachable {
+                    server: "simulated".to_owned(),
+                    reason: "simulated".to_owned(),
+                    source: "simulated".into(),
+                });
+            }
+            Fault::Crash => return Err(crash()),
+            Fault::Gone if ask.since.is_some() => {
+                return Ok(Answer {
+                    source,
+                    outcome: Outcome::Resync(Some(ResyncReason::SourceChanged)),
+                });
+            }
+            _ => {}
+        }
+        let limit = world.rng.random_range(1..8);
+        let lag_max = world.lag_max;
+        let lag = world.rng.random_range(0..=lag_max);
+        // Entities that join at an older cursor stand exactly where the others do only if the
+        // node has seen what they have; a cursor of theirs alone would say so.
+        let is_asked = |entity: &EntityName| ask.entities.as_ref().is_none_or(|asked| asked.contains(entity));
+        let replayed = world.replayed.iter().filter(|(entity, _)| is_asked(entity));
+        let floor = replayed
+            .filter(|_| ask.since.is_some())
+            .map(|(_, commit)| *commit)
+            .max()
+            .unwrap_or(0);
+        let at = world.source.now().saturating_sub(lag).max(floor);
+        let page = world
+            .source
+            .page(ask, limit, at)
+            .map_err(|_| refused(404, Code::UnknownEntity))?;
+        if world.is_told {
+            println!("{fault:?}, at {at}: {ask:?}\n{}", String::from_utf8_lossy(&page));
+        }
+        let (bytes, end) = match fault {
+            Fault::CutAt(part) => (page.slice(..page.len() * part / 1000), Some(cut())),
+            Fault::CrashAt(part) => (page.slice(..page.len() * part / 1000), Some(crash())),
+            Fault::EndsEarlyAt(part) => (page.slice(..page.len() * part / 1000), None),
+            _ => (page, None),
+        };
+        let chunks = bytes.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+        Ok(Answer {
+            source,
+            outcome: Outcome::Page(SimulatedBody { chunks, end }),
+        })
+    }
+}
+
+impl World {
+    fn fault(&mut self) -> Fault {
+        if !self.rng.random_ratio(self.faults_per_mille, 1000) {
+            return Fault::None;
+        }
+        let part = self.rng.random_range(0..1000);
+        match self.rng.random_range(0..7) {
+            0 => Fault::Refused,
+            1 => Fault::Unreachable,
+            2 => Fault::Gone,
+            3 => Fault::CutAt(part),
+            4 => Fault::EndsEarlyAt(part),
+            5 => Fault::CrashAt(part),
+            _ => Fault::Crash,
+        }
+    }
+
+    /// Somebody writes to the source, or not.
+    pub(super) fn write(&mut self) {
+        while self.writes_left > 0 && self.rng.random_ratio(self.writes_per_mille, 1000) {
+            self.writes_left -= 1;
+            let entity = EntityName::new(ENTITIES[self.rng.random_range(0..ENTITIES.len())]);
+            let key = self.rng.random_range(0..12);
+            match self.rng.random_range(0..60) {
+                0 => self.source.truncate(&entity),
+                1 => self.source.enable(&entity),
+                2 => self.source.disable(&entity),
+                3 | 4 => self.source.purge(&entity),
+                5 => self.source.alter(&entity),
+                6..25 => self.source.delete(&entity, key),
+                _ => self.source.upsert(&entity, key),
+            }
+        }
+    }
+}
+
+fn refused(status: u16, code: Code) -> Error {
+    Error::Refused {
+        status,
+        code: Some(code),
+        detail: "simulated".to_owned(),
+        retry_after: Some(Duration::from_secs(5)),
+    }
+}
+
+fn cut() -> Error {
+    Error::Cut {
+        server: "simulated".to_owned(),
+        reason: "simulated".to_owned(),
+        source: "simulated".into(),
+    }
+}
+
+/// The process dies: nothing retries, nothing is cleaned up.
+fn crash() -> Error {
+    Error::Task("simulated".into())
+}

@@ -1,0 +1,92 @@
+//! `--keep-deleted`: rows that were deleted stay, flagged.
+
+use super::*;
+
+fn keep() -> Options {
+    Options {
+        keep_deleted: true,
+        ..Options::default()
+    }
+}
+
+#[tokio::test]
+async fn deleted_rows_are_kept_flagged_and_come_back() {
+    let place = Place::new();
+    let store = place.open();
+    let first = Page::new()
+        .reset()
+        .upsert(&["1 Chair", "2 Table", "3 Lamp"])
+        .end("c1", false);
+    pull_with(&store, [first], keep()).await.report();
+    let gone = Page::new()
+        .delete(&["1"], "deleted")
+        .delete(&["2"], "out_of_scope")
+        .end("c2", false);
+    pull_with(&store, [gone], keep()).await.report();
+    assert_eq!(
+        place.query("select id || name || deleted from product"),
+        ["1Chair1", "3Lamp0"]
+    );
+    assert_eq!(
+        super::super::status(place.path()).expect("a status").entities[0].rows,
+        1
+    );
+    let back = Page::new().upsert(&["1 Armchair"]).end("c3", false);
+    pull_with(&store, [back], keep()).await.report();
+    assert_eq!(
+        place.query("select id || name || deleted from product"),
+        ["1Armchair0", "3Lamp0"]
+    );
+    // What a renewal does not bring again was deleted too.
+    let anew = Page::new().reset().upsert(&["3 Lamp"]).end("c4", false);
+    pull_with(&store, [anew], keep()).await.report();
+    assert_eq!(
+        place.query("select id || name || deleted from product"),
+        ["1Armchair1", "3Lamp0"]
+    );
+    let anew = Page::new().reset().upsert(&["1 Armchair"]).end("c5", false);
+    pull_with(&store, [anew], keep()).await.report();
+    assert_eq!(
+        place.query("select id || name || deleted from product"),
+        ["1Armchair0", "3Lamp1"]
+    );
+}
+
+#[tokio::test]
+async fn a_store_without_the_flag_gets_it_when_it_is_asked_for() {
+    let place = Place::new();
+    let store = place.open();
+    pull(
+        &store,
+        [Page::new()
+            .reset()
+            .upsert(&["1 Chair", "2 Table"])
+            .end("c1", false)],
+    )
+    .await
+    .report();
+    let gone = Page::new().delete(&["1"], "deleted").end("c2", false);
+    pull_with(&store, [gone], keep()).await.report();
+    assert_eq!(
+        place.query("select name || deleted from product"),
+        ["Chair1", "Table0"]
+    );
+    // Without the wish, deleted rows leave again.
+    pull(&store, [Page::new().delete(&["2"], "deleted").end("c3", false)])
+        .await
+        .report();
+    assert_eq!(place.query("select name || deleted from product"), ["Chair1"]);
+}
+
+#[tokio::test]
+async fn a_column_of_the_same_name_is_in_the_way() {
+    let place = Place::new();
+    let store = place.open();
+    let columns = PRODUCT.replace(r#""name":"name""#, r#""name":"Deleted""#);
+    let page = Page::new()
+        .block("product", "reset", &columns, &[])
+        .end("c1", false);
+    let error = pull_with(&store, [page], keep()).await.error();
+    assert!(matches!(error, Error::KeepDeleted { .. }), "{error}");
+    assert!(store.is_new().expect("a look"));
+}

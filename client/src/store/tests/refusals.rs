@@ -1,0 +1,171 @@
+//! What is not a store of this program, or is in use, is refused and not touched.
+
+use std::fs;
+
+use super::*;
+
+fn refused(place: &Place) -> String {
+    let before = fs::read(place.path()).expect("a file");
+    let error = Store::open(place.path()).expect_err("refused");
+    assert!(matches!(error, Error::Open { .. }), "{error:?}");
+    assert_eq!(fs::read(place.path()).expect("a file"), before, "touched");
+    let beside = fs::read_dir(place.folder.path()).expect("a folder").count();
+    assert_eq!(beside, 1, "something was left beside it");
+    error.to_string()
+}
+
+#[test]
+fn a_file_that_is_not_sqlite_is_refused() {
+    let place = Place::new();
+    for content in [
+        "x",
+        "hello, this is a letter and not a database",
+        "SQLite format 2\0xxxx",
+    ] {
+        fs::write(place.path(), content).expect("a file");
+        assert!(refused(&place).contains("not an SQLite database"));
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused() {
+    let place = Place::new();
+    place.execute("create table mine (id integer); insert into mine values (1)");
+    assert!(refused(&place).contains("another program"));
+    let place = Place::new();
+    place.execute("pragma application_id = 7; create table mine (id integer)");
+    assert!(refused(&place).contains("another program"));
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let place = Place::new();
+    drop(place.open());
+    place.execute("pragma user_version = 999; pragma journal_mode = delete");
+    fs::remove_file(place.folder.path().join("store.db.lock")).expect("a lock file");
+    assert!(refused(&place).contains("newer"));
+}
+
+#[test]
+fn missing_folders_and_folders_are_named() {
+    let place = Place::new();
+    let missing = Store::open(place.folder.path().join("no/where.db")).expect_err("no folder");
+    assert!(missing.to_string().contains("does not exist"), "{missing}");
+    let folder = Store::open(place.folder.path()).expect_err("a folder");
+    assert!(folder.to_string().contains("it is a folder"), "{folder}");
+    let status = super::super::status(place.path()).expect_err("nothing there");
+    assert!(status.to_string().contains("no such file"), "{status}");
+}
+
+#[test]
+fn an_empty_file_becomes_a_store() {
+    let place = Place::new();
+    fs::write(place.path(), "").expect("a file");
+    drop(place.open());
+    assert_eq!(place.query("pragma application_id"), ["1214863201"]);
+    assert_eq!(place.query("pragma journal_mode"), ["wal"]);
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    let place = Place::new();
+    let first = place.open();
+    let second = Store::open(place.path()).expect_err("locked");
+    assert!(matches!(second, Error::Locked { .. }), "{second}");
+    let link = place.folder.path().join("link.db");
+    std::os::unix::fs::symlink(place.path(), &link).expect("a link");
+    assert!(
+        matches!(Store::open(&link), Err(Error::Locked { .. })),
+        "by another name"
+    );
+    super::super::status(place.path()).expect("a status beside the writer");
+    drop(first);
+    drop(place.open());
+}
+
+#[tokio::test]
+async fn a_store_of_another_database_is_refused_untouched() {
+    let place = Place::new();
+    let store = place.open();
+    pull(
+        &store,
+        [Page::new().reset().upsert(&["1 Chair"]).end("c1", false)],
+    )
+    .await
+    .report();
+    let before = place.dump();
+    let other = Options {
+        source: "source-2",
+        ..Options::default()
+    };
+    let page = Page::new().upsert(&["1 Stool"]).end("c2", false);
+    let error = pull_with(&store, [page], other).await.error().to_string();
+    assert!(
+        error.contains("source-1") && error.contains("source-2"),
+        "{error}"
+    );
+    assert_eq!(place.dump(), before);
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_left_alone() {
+    let place = Place::new();
+    let store = place.open();
+    place.execute("create table Product (mine text); insert into Product values ('x')");
+    let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
+    let error = pull(&store, [page]).await.error();
+    assert!(matches!(error, Error::NameTaken { .. }), "{error}");
+    assert_eq!(place.query("select mine from product"), ["x"]);
+    for taken in ["sync_helper", "highwater_table", "sqlite_x"] {
+        let page = Page::new().block(taken, "reset", PRODUCT, &[]).end_covering(
+            "c1",
+            false,
+            &format!("[\"{taken}\"]"),
+        );
+        assert!(pull(&store, [page]).await.outcome.is_err(), "{taken}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_the_user_dropped_is_missed_and_reset_mends_it() {
+    let place = Place::new();
+    let store = place.open();
+    pull(
+        &store,
+        [Page::new().reset().upsert(&["1 Chair"]).end("c1", false)],
+    )
+    .await
+    .report();
+    place.execute("drop table product");
+    let error = pull(&store, [Page::new().upsert(&["2 Table"]).end("c2", false)])
+        .await
+        .error();
+    assert!(matches!(error, Error::TableMissing { .. }), "{error}");
+    store.reset(&[EntityName::new("product")]).expect("a reset");
+    let unknown = store.reset(&[EntityName::new("tax")]).expect_err("unknown");
+    assert!(matches!(unknown, Error::UnknownEntity { .. }), "{unknown}");
+    pull(
+        &store,
+        [Page::new().reset().upsert(&["2 Table"]).end("c3", false)],
+    )
+    .await
+    .report();
+    assert_eq!(place.query("select name from product"), ["Table"]);
+}
+
+#[tokio::test]
+async fn only_the_entities_that_were_asked_for_are_taken() {
+    let place = Place::new();
+    let store = place.open();
+    let wanted = || Options {
+        wanted: Some(vec![EntityName::new("tax")]),
+        ..Options::default()
+    };
+    let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
+    let error = pull_with(&store, [page], wanted()).await.error();
+    assert!(matches!(error, Error::Malformed(_)), "{error}");
+    let page = Page::new().end_covering("c1", false, r#"["product","tax"]"#);
+    let error = pull_with(&store, [page], wanted()).await.error();
+    assert!(matches!(error, Error::Malformed(_)), "{error}");
+    assert!(store.is_new().expect("a look"));
+}

@@ -1,0 +1,5 @@
+//! The client against servers that are slow, broken, hostile or not servers at all.
+
+mod hostile;
+mod program;
+mod server;
