@@ -3,13 +3,15 @@
 //! Each run makes up a course of writes, pulls, cuts, refusals and crashes from its seed, keeps a
 //! model of the source beside it, and checks after every step that the store claims no more than
 //! it holds. A run that fails names its seed; `HIGHWATER_SEED=<seed> cargo test -p
-//! highwater-client simulation` runs it alone.
+//! highwater-client simulation` runs it alone and tells its course; `HIGHWATER_SEED=3000..90000`
+//! runs many.
 
 mod server;
 mod source;
 mod store;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -157,7 +159,7 @@ async fn simulate<S: Replica + Observed>(seed: u64, store: &S) {
             },
             replayed: BTreeMap::new(),
             writes_left: 0,
-            is_told: given_seed().is_some(),
+            is_told: given_seeds().is_some_and(|seeds| seeds.end - seeds.start == 1),
             rng: StdRng::seed_from_u64(rng.random()),
         }),
     };
@@ -275,20 +277,25 @@ fn check_equal(store: &impl Observed, server: &SimulatedServer) {
     }
 }
 
-/// The only seed to run, where one is given.
-fn given_seed() -> Option<u64> {
-    std::env::var("HIGHWATER_SEED").ok()?.parse().ok()
+/// The seeds of the environment, one or a range such as `3000..90000`.
+fn given_seeds() -> Option<Range<u64>> {
+    let given = std::env::var("HIGHWATER_SEED").ok()?;
+    let number = |text: &str| {
+        text.parse()
+            .expect("HIGHWATER_SEED is a seed, or two with .. between")
+    };
+    Some(match given.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&given)..number(&given) + 1,
+    })
 }
 
-/// Runs `one` for each seed, or for the one of the environment, and names a seed that fails.
-fn for_seeds(seeds: std::ops::Range<u64>, one: impl Fn(&tokio::runtime::Runtime, u64)) {
+/// Runs `one` for each seed, or for those of the environment, and names a seed that fails.
+fn for_seeds(seeds: Range<u64>, one: impl Fn(&tokio::runtime::Runtime, u64)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
-    let given: Option<u64> = std::env::var("HIGHWATER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seeds = given.map_or(seeds, |seed| seed..seed + 1);
+    let seeds = given_seeds().unwrap_or(seeds);
     for seed in seeds {
         let run = std::panic::AssertUnwindSafe(|| one(&runtime, seed));
         if let Err(panic) = std::panic::catch_unwind(run) {

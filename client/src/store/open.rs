@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::schema;
 use crate::error::{Cause, Error, advice};
@@ -37,7 +37,7 @@ pub(super) fn open(path: &Path) -> Result<OpenStore, Error> {
     }
     let lock = lock(&path)?;
     let mut connection = Connection::open(&path).map_err(|error| cannot_open(&path, error))?;
-    prepare(&mut connection).map_err(|error| error.in_store(&path))?;
+    prepare(&mut connection, &path).map_err(|error| error.in_store(&path))?;
     Ok(OpenStore {
         connection,
         path,
@@ -49,17 +49,27 @@ pub(super) fn open(path: &Path) -> Result<OpenStore, Error> {
 pub(super) fn open_read_only(path: &Path) -> Result<Connection, Error> {
     let path = absolute(path)?;
     check_magic(&path)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&path, flags).map_err(|error| cannot_open(&path, error))?;
-    connection
-        .busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))
-        .map_err(|error| cannot_open(&path, error))?;
-    check_ours(&connection, &path).map_err(|error| error.in_store(&path))?;
-    Ok(connection)
+    let open = |flags| -> Result<Connection, Error> {
+        let connection = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))?;
+        check_ours(&connection, &path)?;
+        Ok(connection)
+    };
+    let opened = match open(OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // Its writer was killed at an instant that leaves SQLite something to take back first,
+        // which any connection may do that is allowed to write.
+        Err(Error::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+            open(OpenFlags::SQLITE_OPEN_READ_WRITE)
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| error.in_store(&path))
 }
 
-fn prepare(connection: &mut Connection) -> Result<(), Error> {
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Error> {
     connection.busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))?;
+    // Again, now that the lock is held and nobody else changes it.
+    check_ours(connection, path)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if mode != "wal" {
@@ -119,7 +129,8 @@ fn check_magic(path: &Path) -> Result<(), Error> {
             ErrorKind::NotFound => io_error(path, "there is no such file; `highwater pull` makes it", error),
             _ => io_error(path, "it cannot be read", error),
         })?;
-    if head == SQLITE_MAGIC {
+    // With a journal beside it, what the file holds is only what SQLite makes of the two.
+    if head == SQLITE_MAGIC || beside(path, "-journal").exists() {
         return Ok(());
     }
     Err(Error::Open {
@@ -158,13 +169,11 @@ fn check_ours(connection: &Connection, path: &Path) -> Result<(), Error> {
 }
 
 fn lock(path: &Path) -> Result<File, Error> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(PathBuf::from(name))
+        .open(beside(path, ".lock"))
         .map_err(|error| {
             let reason = match error.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -182,6 +191,13 @@ fn lock(path: &Path) -> Result<File, Error> {
         }),
         Err(TryLockError::Error(error)) => Err(io_error(path, "its lock file cannot be locked", error)),
     }
+}
+
+/// The file beside the store that is called like it, with `suffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 fn io_error(path: &Path, reason: &str, error: io::Error) -> Error {

@@ -104,7 +104,7 @@ async fn cutting_proxy(to: SocketAddr, budget: usize) -> SocketAddr {
                 // The answer's end ends the connection, whatever the caller still has to say.
                 tokio::select! {
                     () = answer => {}
-                    _ = async {
+                    () = async {
                         let _ = tokio::io::copy(&mut from_caller, &mut to_server).await;
                         std::future::pending::<()>().await;
                     } => {}
@@ -169,7 +169,7 @@ async fn a_second_writer_stops_with_a_clear_message() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), current)
+    tokio::time::timeout(Duration::from_mins(1), current)
         .await
         .expect("the daemon pulls");
 

@@ -169,3 +169,31 @@ async fn only_the_entities_that_were_asked_for_are_taken() {
     assert!(matches!(error, Error::Malformed(_)), "{error}");
     assert!(store.is_new().expect("a look"));
 }
+
+#[test]
+fn a_file_whose_maker_was_killed_half_way_becomes_a_store() {
+    // What a kill leaves behind while the file is made: pages in the file, and a journal that
+    // takes them back.
+    let killed = Place::new();
+    let maker = killed.reader();
+    maker
+        .execute_batch(
+            "pragma cache_size = 1; begin; create table t (x text);
+             insert into t with recursive n (i) as (select 1 union all select i + 1 from n where i < 50)
+             select hex(randomblob(2000)) from n",
+        )
+        .expect("an unfinished transaction");
+    let journal = |place: &Place| place.folder.path().join("store.db-journal");
+    let left_behind = || {
+        let place = Place::new();
+        fs::copy(killed.path(), place.path()).expect("a copy");
+        fs::copy(journal(&killed), journal(&place)).expect("a journal");
+        assert!(fs::metadata(place.path()).expect("a file").len() > 0);
+        place
+    };
+    let looked_at = super::super::status(left_behind().path()).expect("a status");
+    assert!(looked_at.entities.is_empty());
+    let place = left_behind();
+    drop(place.open());
+    super::super::status(place.path()).expect("a status");
+}
