@@ -9,4 +9,5 @@
 mod interruption;
 mod oracle;
 mod rig;
+mod types;
 mod writers;

@@ -63,6 +63,15 @@ impl Rig {
         }
     }
 
+    /// Another server on the same database, whose connections begin now.
+    pub(crate) async fn serve_anew(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pool = self.database.pool().await.unwrap();
+        tokio::spawn(highwater_server::serve(listener, pool, self.shutdown.clone()));
+        address
+    }
+
     /// A path for a store.
     pub(crate) fn store(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
