@@ -58,14 +58,21 @@ pub(crate) fn at_exit(last_words: extern "C" fn()) {
     unsafe { libc::atexit(last_words) };
 }
 
-/// Has the kernel send `signal` to the child when the thread that spawns it ends (Linux only).
+/// Has the kernel send `signal` to the child when the thread that spawns it ends (Linux only), and
+/// lets the child hear an interrupt: what a shell starts in the background is made deaf to it, and
+/// would pass that on.
 ///
 /// Use it from a thread that ends with the process, or a child dies with some passing thread.
 pub(crate) fn end_with_spawner(command: &mut Command, signal: i32) {
     let parent = std::process::id();
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; the two calls beneath
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; the calls beneath
     // are, and nothing allocates.
-    unsafe { command.pre_exec(move || end_with(parent, signal)) };
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            end_with(parent, signal)
+        });
+    }
 }
 
 #[cfg(target_os = "linux")]

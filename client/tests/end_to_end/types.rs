@@ -24,12 +24,12 @@ fn cases() -> Vec<Case> {
         ),
         ("numeric", "'NaN'", text("NaN")),
         ("real", "0.1", Value::Real(0.1)),
-        ("double precision", "0.1 + 0.2", Value::Real(0.3)),
         (
             "double precision",
-            "1.0 / 3",
-            Value::Real(0.333_333_333_333_333_33),
+            "float8 '0.1' + float8 '0.2'",
+            Value::Real(0.1 + 0.2),
         ),
+        ("double precision", "1.0 / 3", Value::Real(1.0 / 3.0)),
         ("double precision", "'NaN'", Value::Null),
         ("double precision", "'-Infinity'", Value::Real(f64::NEG_INFINITY)),
         ("double precision", "'5e-324'", Value::Real(5e-324)),
@@ -189,7 +189,7 @@ async fn every_type_arrives_as_the_store_promises() {
         let same = match (expected, &held) {
             // The shortest text of a `real` is what counts, and both sides read the same text.
             (Value::Real(expected), Value::Real(held)) => {
-                (expected - held).abs() <= f64::EPSILON || expected == held
+                (expected - held).abs() <= f64::EPSILON || expected.to_bits() == held.to_bits()
             }
             (expected, held) => expected == held,
         };
