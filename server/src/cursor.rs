@@ -204,6 +204,11 @@ mod tests {
             .prop_map(|(xmax, list)| Snapshot::new(Xid(xmax), list.into_iter().map(Xid).collect()))
     }
 
+    fn dates() -> impl Strategy<Value = Timestamp> {
+        // The years 1 to 9999.
+        (-62_135_596_800_000_000_i64..253_402_300_800_000_000).prop_map(Timestamp::from_micros)
+    }
+
     fn covered() -> impl Strategy<Value = Vec<Covered>> {
         proptest::collection::vec(
             (any::<i32>(), any::<u64>()).prop_map(|(number, incarnation)| Covered { number, incarnation }),
@@ -230,10 +235,7 @@ mod tests {
     }
 
     fn cursors() -> impl Strategy<Value = Cursor> {
-        let seen = prop_oneof![
-            snapshots().prop_map(Seen::Snapshot),
-            any::<i64>().prop_map(|micros| Seen::Date(Timestamp::from_micros(micros)))
-        ];
+        let seen = prop_oneof![snapshots().prop_map(Seen::Snapshot), dates().prop_map(Seen::Date)];
         let source =
             (any::<u64>(), any::<u32>(), any::<u128>(), any::<u32>()).prop_map(|(a, b, c, d)| Source {
                 system_identifier: a,
@@ -241,7 +243,7 @@ mod tests {
                 own_id: Uuid::from_u128(c),
                 timeline: d,
             });
-        let rest = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>());
+        let rest = (any::<u64>(), any::<u64>(), dates(), dates());
         (source, seen, covered(), rest, proptest::option::of(pulls())).prop_map(
             |(source, seen, covered, (scope, wal, date, newest), pull)| Cursor {
                 source,
@@ -249,8 +251,8 @@ mod tests {
                 wal: Lsn(wal),
                 seen,
                 covered,
-                last_sync_date: Timestamp::from_micros(date),
-                newest: Timestamp::from_micros(newest),
+                last_sync_date: date,
+                newest,
                 pull,
             },
         )

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant in UTC, microseconds since 1970-01-01T00:00:00Z.
@@ -28,6 +28,13 @@ impl Timestamp {
     /// The instant `micros` microseconds after the epoch.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros)
+    }
+
+    /// The instant `micros` microseconds after the epoch, if it lies in the years 1 to 9999, which
+    /// RFC 3339 and Postgres both can write.
+    pub fn checked_from_micros(micros: i64) -> Option<Self> {
+        let year = DateTime::<Utc>::from_timestamp_micros(micros)?.year();
+        (1..=9999).contains(&year).then_some(Self(micros))
     }
 
     /// Microseconds since the epoch.

@@ -111,9 +111,7 @@ impl Reader<'_> {
 
     fn date(&mut self) -> Option<Timestamp> {
         let zigzag = self.number()?;
-        Some(Timestamp::from_micros(
-            (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed(),
-        ))
+        Timestamp::checked_from_micros((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
     }
 
     fn text(&mut self) -> Option<String> {

@@ -44,7 +44,8 @@ fn since(value: &str) -> Result<Since, Refusal> {
     // Every date has a colon, and no cursor does.
     if value.contains(':') {
         return match value.parse() {
-            Ok(Timestamp::EPOCH) => Ok(Since::Nothing),
+            // Nothing is older than that; and 0000 is a year to RFC 3339, and none to Postgres.
+            Ok(date) if date <= Timestamp::EPOCH => Ok(Since::Nothing),
             Ok(date) => Ok(Since::Date(date)),
             Err(error) => Err(Refusal::new(Code::InvalidSince, format!("since: {error}"))),
         };
@@ -127,6 +128,7 @@ mod tests {
             Some(""),
             Some("since=1970-01-01T00:00:00Z"),
             Some("since=1970-01-01T01:00:00+01:00"),
+            Some("since=0000-01-01T00:00:00Z"),
         ] {
             assert_eq!(parse(query).unwrap().since, Since::Nothing, "{query:?}");
         }

@@ -128,6 +128,36 @@ async fn a_forged_position_is_the_callers_fault() {
     }
 }
 
+/// Dates that RFC 3339 can write are served, however odd; others no cursor may hold.
+#[tokio::test]
+async fn no_date_is_a_fault_of_the_server() {
+    use highwater_server::cursor::{Cursor, CursorError, Seen};
+    use highwater_shared::Timestamp;
+
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    for date in [
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+        "9999-12-31T23:59:59.999999Z",
+    ] {
+        assert_eq!(
+            rig.server.get(&format!("/changes?since={date}")).await.status(),
+            200,
+            "{date}"
+        );
+    }
+    let page = rig.server.page("").await;
+    let mut forged = Cursor::decode(page["next"].as_str().unwrap()).unwrap();
+    for micros in [i64::MIN, i64::MAX, -62_167_219_200_000_001] {
+        forged.seen = Seen::Date(Timestamp::from_micros(micros));
+        assert_eq!(Cursor::decode(&forged.encode()), Err(CursorError::Damaged));
+        let problem = problem(&rig.server, &format!("/changes?since={}", forged.encode())).await;
+        assert_eq!(problem["code"], "invalid_since");
+    }
+}
+
 #[tokio::test]
 async fn more_ids_in_flight_than_a_cursor_can_hold_are_unavailable() {
     use highwater_server::admin;
