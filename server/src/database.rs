@@ -176,6 +176,18 @@ impl Drop for Connection {
     }
 }
 
+/// The own id of the source; `None` where the database was restored or copied to where it is, and
+/// not yet rebased.
+pub async fn own_id(pool: &PgPool) -> Result<Option<Uuid>, sqlx::Error> {
+    let (own_id, moved): (Uuid, bool) = sqlx::query_as(
+        "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
+         from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((!moved).then_some(own_id))
+}
+
 /// Finds a timeline in a history file: lines of its number, the position where it ended, and why.
 fn end_of_timeline(history: &str, timeline: u32) -> Option<Lsn> {
     history.lines().find_map(|line| {

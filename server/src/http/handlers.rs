@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 
 use super::problem::Refusal;
 use super::{Shared, State, accept, query};
+use crate::database;
 use crate::entity;
-use crate::page::{self, Format, OpenPage, Output, PageRequest, ReadError};
+use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, ReadError};
 
 /// Chunks that wait for the reader of a response before the page waits for it.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -96,10 +97,10 @@ pub(super) async fn healthz() -> &'static str {
 
 /// `GET /readyz`: it can answer from the database too.
 pub(super) async fn readyz(shared: State) -> Result<&'static str, Refusal> {
-    sqlx::query("select from highwater.source")
-        .execute(&shared.pool)
-        .await?;
-    Ok("ready\n")
+    match database::own_id(&shared.pool).await? {
+        Some(_) => Ok("ready\n"),
+        None => Err(Refusal::new(Code::Unavailable, MOVED.to_owned())),
+    }
 }
 
 /// Every other path.

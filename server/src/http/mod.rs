@@ -24,6 +24,7 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 use uuid::Uuid;
 
+use crate::database;
 use crate::page::MOVED;
 use crate::samples::Samples;
 
@@ -69,7 +70,14 @@ pub async fn serve(
     pool: PgPool,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let own_id = own_id(&pool).await?;
+    let own_id = match database::own_id(&pool).await {
+        Ok(Some(own_id)) => own_id,
+        Ok(None) => return Err(ServeError::Moved),
+        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
+            return Err(ServeError::NotMigrated(error));
+        }
+        Err(error) => return Err(ServeError::Postgres(error)),
+    };
     let shared = Arc::new(Shared {
         pool: pool.clone(),
         samples: Samples::default(),
@@ -127,20 +135,4 @@ fn span<B>(request: &Request<B>) -> tracing::Span {
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default();
     tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
-}
-
-/// The own id of the source. Refuses a database that must be migrated or rebased first.
-async fn own_id(pool: &PgPool) -> Result<Uuid, ServeError> {
-    let source = sqlx::query_as(
-        "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
-         from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
-    );
-    match source.fetch_one(pool).await {
-        Ok((own_id, false)) => Ok(own_id),
-        Ok((_, true)) => Err(ServeError::Moved),
-        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
-            Err(ServeError::NotMigrated(error))
-        }
-        Err(error) => Err(ServeError::Postgres(error)),
-    }
 }
