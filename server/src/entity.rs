@@ -25,8 +25,9 @@ pub struct Table {
 /// An entity as it is in one snapshot.
 #[derive(Clone, Debug)]
 pub struct Entity {
-    /// Its number and incarnation. The incarnation of a partitioned table includes its set of
-    /// partitions, since attaching one brings rows that no trigger has stamped.
+    /// Its number and incarnation. The incarnation includes the fingerprint and the set of
+    /// partitions, since a new column and an attached partition bring values that no trigger has
+    /// stamped.
     pub covered: Covered,
     /// Its public name.
     pub name: EntityName,
@@ -148,11 +149,9 @@ pub async fn read(
 /// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
-    case c.relkind
-        when 'p' then hashtextextended(e.incarnation || ':' || array(
-            select p.relid::oid from pg_partition_tree(e.relation) p order by 1)::text, 0)
-        else e.incarnation
-    end as incarnation,
+    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, case c.relkind
+        when 'p' then array(select p.relid::oid from pg_partition_tree(e.relation) p order by 1)::text
+    end), 0) as incarnation,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.purged_xid::text as purged_xid,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,

@@ -196,3 +196,42 @@ async fn every_type_arrives_as_the_store_promises() {
         assert!(same, "{kind} {value}: {held:?} instead of {expected:?}");
     }
 }
+
+/// Columns that come, change and go reach the store with the next pull, also where no row was
+/// written; what the user added stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_come_and_go_reach_the_store() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text); insert into product select g, 'p' || g from generate_series(1, 50) g",
+        &["product"],
+    )
+    .await;
+    let store = rig.store("columns.db");
+    rig.pulled(&store, &[]).await;
+    let user = rusqlite::Connection::open(&store).unwrap();
+    user.execute_batch("create index by_name on product (name); create table notes (text); create view names as select name from product")
+        .unwrap();
+    for change in [
+        "alter table product add column price numeric not null default 9.50",
+        "alter table product alter column price type integer using price::integer",
+        "alter table product rename column price to cost",
+        "alter table product drop column cost",
+    ] {
+        run(&rig.pool, change).await;
+        rig.pulled(&store, &[]).await;
+        rig.assert_equal(&store, &["product"], change).await;
+    }
+    let left: i64 = user
+        .query_row(
+            "select count(*) from sqlite_schema where name in ('by_name', 'notes', 'names')",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(left, 3, "what the user added stays");
+    assert_eq!(
+        user.query_row("select count(*) from names", [], |row| row.get::<_, i64>(0))
+            .unwrap(),
+        50
+    );
+}

@@ -118,6 +118,9 @@ async fn columns_that_come_and_go_keep_the_page_whole() {
     copy.pull(&rig.server, 0).await;
     rig.run("alter table product add column price numeric default 9.5")
         .await;
+    // No row was written, and every row has a new value.
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
     rig.run("update product set price = 1 where id = 1").await;
     copy.pull(&rig.server, 0).await;
     assert_eq!(copy.rows("product")[r#"{"id":1}"#]["price"], 1);
