@@ -79,12 +79,15 @@ impl OpenPage {
 
     /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
     async fn close(&mut self, pool: &PgPool, abandoned: bool) -> Result<(), ReadError> {
-        let mut connection = if abandoned {
-            Connection::acquire(pool).await?
+        let mut connection = std::mem::take(&mut self.connection);
+        if abandoned {
+            // Let go of first: a page that held one connection while it waits for another could
+            // wait for ever in a full pool.
+            drop(connection);
+            connection = Connection::acquire(pool).await?;
         } else {
-            self.connection.end().await?;
-            std::mem::take(&mut self.connection)
-        };
+            connection.end().await?;
+        }
         if self.moment.flushed < self.moment.wal {
             connection.flushed(self.moment.wal).await?;
         }
