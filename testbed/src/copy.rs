@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::Result;
 
 /// The rows of an entity, by their key as JSON text.
 pub type Rows = BTreeMap<String, Value>;
@@ -76,4 +79,18 @@ impl Copy {
     pub fn recount(&mut self) {
         (self.upserts, self.deletes, self.resets, self.pages) = (0, 0, 0, 0);
     }
+}
+
+/// All live rows of a table as a [`struct@Copy`] holds them, without Highwater's own columns; `key` names
+/// the key's columns as SQL does.
+pub async fn live_rows(pool: &PgPool, table: &str, key: &str) -> Result<Rows> {
+    let sql = format!(
+        "select (select row_to_json(k.*)::text from (select {key}) k),
+             (to_jsonb(t) - array['changed_xid', 'changed_date', 'deleted'])::text
+         from {table} t where not deleted"
+    );
+    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(pool).await?;
+    rows.into_iter()
+        .map(|(key, row)| Ok((key, serde_json::from_str(&row)?)))
+        .collect()
 }

@@ -40,7 +40,7 @@ pub mod programs;
 mod server;
 
 pub use cluster::{Cluster, Profile};
-pub use copy::{Copy, Rows};
+pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use process::Process;
 pub use server::{Server, shared_server};

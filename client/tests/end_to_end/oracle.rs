@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use highwater_testbed::{Copy, Process, Rows};
+use highwater_testbed::{Copy, Process, Rows, live_rows};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
@@ -118,11 +118,11 @@ async fn every_store_equals_the_source_whatever_writers_do() {
             .await;
     }
     let dates = dates.await.unwrap();
-    let account = rig.source_json("account", "id").await;
+    let account = live_rows(&rig.pool, "account", "id").await.unwrap();
     assert_eq!(dates.0.rows("account"), account, "dates only, seed {seed}");
     assert_eq!(
         dates.0.rows("line"),
-        rig.source_json("line", "account, place").await,
+        live_rows(&rig.pool, "line", "account, place").await.unwrap(),
         "dates only, seed {seed}"
     );
 

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use highwater_server::admin::{self, EnableOptions};
-use highwater_testbed::{Database, Rows};
-use serde_json::Value;
+use highwater_testbed::Database;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -118,22 +117,6 @@ impl Rig {
                 source.len()
             );
         }
-    }
-
-    /// All live rows of a table as JSON, by key.
-    pub(crate) async fn source_json(&self, table: &str, key: &str) -> Rows {
-        let sql = format!(
-            "select (select row_to_json(k.*)::text from (select {key}) k),
-                 (to_jsonb(t) - array['changed_xid', 'changed_date', 'deleted'])::text
-             from {table} t where not deleted"
-        );
-        let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
-            .fetch_all(&self.pool)
-            .await
-            .unwrap();
-        rows.into_iter()
-            .map(|(key, row)| (key, serde_json::from_str::<Value>(&row).unwrap()))
-            .collect()
     }
 }
 

@@ -1,11 +1,10 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use highwater_server::admin::{self, EnableOptions};
 pub(crate) use highwater_testbed::Copy;
-use highwater_testbed::Database;
+use highwater_testbed::{Database, Rows, live_rows};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tokio::net::TcpListener;
@@ -72,7 +71,7 @@ impl Rig {
     }
 
     /// All live rows of an entity as the source has them, by key.
-    pub(crate) async fn source(&self, table: &str, key: &str) -> BTreeMap<String, Value> {
+    pub(crate) async fn source(&self, table: &str, key: &str) -> Rows {
         source(&self.pool, table, key).await
     }
 }
@@ -161,18 +160,7 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// All live rows of a table, less Highwater's own columns, by key (`key` being SQL columns).
-pub(crate) async fn source(pool: &PgPool, table: &str, key: &str) -> BTreeMap<String, Value> {
-    let sql = format!(
-        "select (select row_to_json(k)::text from (select {key}) k),
-             (to_jsonb(t) - array['changed_xid', 'changed_date', 'deleted'])::text
-         from {table} t where not deleted"
-    );
-    let rows: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
-        .fetch_all(pool)
-        .await
-        .expect("rows");
-    rows.into_iter()
-        .map(|(key, row)| (key, serde_json::from_str(&row).expect("JSON")))
-        .collect()
+/// All live rows of a table, by key (`key` being SQL columns).
+pub(crate) async fn source(pool: &PgPool, table: &str, key: &str) -> Rows {
+    live_rows(pool, table, key).await.expect("rows")
 }
