@@ -42,6 +42,8 @@ create table highwater.entity (
     chosen_columns text[],
     excluded_columns text[],
     scope_column text,
+    -- A column of the application's that the deleted flag follows.
+    deleted_column text,
     -- How far `purge` has removed what was deleted.
     purged_xid xid8,
     purged_date timestamptz

@@ -1,8 +1,38 @@
--- What the triggers of every entity share. The triggers' own functions are written by
--- `highwater.enable`, one pair an entity, since only generated code can name columns and be fast.
+-- What the triggers do. Where their functions must name an entity's columns, `highwater.enable`
+-- writes them, since only generated code can do that and be fast.
 --
--- All run as the owner of the schema, because the writing role has no right on it, and with a
--- pinned search path, because a security definer must not find the caller's functions.
+-- Every insert and update pays for the stamp, so a stamp runs as the writer and with the writer's
+-- settings, names everything in full, and writes nothing but the row. What writes into the schema
+-- runs as its owner, because the writing role has no right on it, and with a pinned search path,
+-- because a security definer must not find the caller's functions.
+
+-- Before an insert whose row does not have the stamp of its transaction already. The defaults of
+-- the columns give it, and then this function is not called at all.
+create function highwater.stamp_insert() returns trigger
+language plpgsql
+as $$
+begin
+    -- The id is taken before the clock: whoever has seen all ids up to a moment has then seen
+    -- every date up to that moment.
+    new.changed_xid := pg_catalog.pg_current_xact_id();
+    new.changed_date := pg_catalog.clock_timestamp();
+    new.deleted := coalesce(new.deleted, false);
+    return new;
+end
+$$;
+
+-- The type beneath a domain.
+create function highwater.base_type(type oid) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive base (oid, typbasetype) as (
+        select t.oid, t.typbasetype from pg_type t where t.oid = type
+        union all
+        select t.oid, t.typbasetype from base b join pg_type t on t.oid = b.typbasetype
+    )
+    select oid from base where typbasetype = 0
+$$;
 
 -- The key of a row whose shape is no longer the one that `enable` saw (a renamed or retyped
 -- column), by the primary key that the table has now. Null where it has none.
@@ -34,8 +64,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- The id is taken before the clock: whoever has seen all ids up to a moment has then seen
-    -- every date up to that moment.
+    -- The id before the clock, as in a stamp.
     xid xid8 := pg_current_xact_id();
 begin
     if key is null then
@@ -61,78 +90,82 @@ $$;
 revoke execute on function highwater.bury(integer, text[], text) from public;
 revoke execute on function highwater.key_of(oid, text) from public;
 
--- Writes the two trigger functions of an entity.
+-- Whether a row is deleted by what the application's own column says: a flag that is set, or
+-- anything else that is not null. `version` is `new`, `old` or the table.
+create function highwater.deleted_by(relation regclass, column_name text, version text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case highwater.base_type(a.atttypid) when 'boolean'::regtype
+           then format('coalesce(%s.%I, false)', version, column_name)
+           else format('%s.%I is not null', version, column_name) end
+    from pg_attribute a
+    where a.attrelid = relation and a.attname = column_name and not a.attisdropped
+$$;
+
+-- Writes the trigger functions of an entity.
 --
 -- `kept` are columns whose changes do not count: hidden ones, and generated ones, which a BEFORE
--- trigger sees as null. Everything else counts, also a column that is added later.
-create function highwater.write_trigger_functions(
-    number integer, key_columns text[], key_types text[], kept text[], scope_column text
-) returns void
+-- trigger sees as null. Everything else counts, also a column that is added later. A row that
+-- changes its key or its scope is gone for those who knew it by the old one.
+create function highwater.write_trigger_functions(entity highwater.entity, kept text[]) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $write$
 declare
     old_key text := (select string_agg(format('old.%I::text', c), ', ' order by n)
-                     from unnest(key_columns) with ordinality k (c, n));
-    old_row text := (select string_agg(format('old.%I', c), ', ' order by n)
-                     from unnest(key_columns) with ordinality k (c, n));
-    new_row text := (select string_agg(format('new.%I', c), ', ' order by n)
-                     from unnest(key_columns) with ordinality k (c, n));
+                     from unnest(entity.key_columns) with ordinality k (c, n));
+    place text[] := entity.key_columns || array_remove(array[entity.scope_column], null);
+    old_place text := (select string_agg(format('old.%I', c), ', ' order by n) from unnest(place) with ordinality k (c, n));
+    new_place text := (select string_agg(format('new.%I', c), ', ' order by n) from unnest(place) with ordinality k (c, n));
     keep text := coalesce((select string_agg(format('seen.%1$I := old.%1$I; ', c), '') from unnest(kept) c), '');
-    scope text := case when scope_column is null then 'null' else format('old.%I::text', scope_column) end;
+    same text := case when keep = '' then 'new operator(pg_catalog.*=) old' else 'seen operator(pg_catalog.*=) old' end;
+    scope text := case when entity.scope_column is null then 'null' else format('old.%I::text', entity.scope_column) end;
     -- Keys of these types print as the session's settings say; the tombstone's must not.
-    settings text := case when key_types && array['date', 'timestamp without time zone',
+    settings text := case when entity.key_types && array['date', 'timestamp without time zone',
                                'timestamp with time zone', 'time with time zone', 'bytea']
                           then 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set bytea_output = ''hex'''
                           else '' end;
 begin
     execute format($function$
         create or replace function highwater.stamp_%1$s() returns trigger
-        language plpgsql security definer set search_path = pg_catalog, pg_temp %2$s
+        language plpgsql
         as $body$
         declare
             seen record;
-            key text[];
-            scope text;
             moved boolean;
         begin
-            if tg_op = 'UPDATE' then
-                -- What the statement itself wrote into these two does not count.
-                new.changed_xid := old.changed_xid;
-                new.changed_date := old.changed_date;
-                begin
-                    seen := new;
-                    %3$s
-                    if record_image_eq(seen, old) then
-                        return new;
-                    end if;
-                    moved := record_image_ne(row(%5$s), row(%4$s));
-                    if moved then
-                        key := array[%6$s];
-                        scope := %7$s;
-                    end if;
-                exception when others then
-                    -- The table's shape is not the one that `enable` saw. Stamping too much and
-                    -- burying a live key are harmless; failing the application's update is not.
-                    moved := true;
-                    key := highwater.key_of(tg_relid, old::text);
-                end;
-                if moved then
-                    -- From a BEFORE trigger, since an AFTER trigger costs an event for every row
-                    -- updated. A key that lives on is never reported as gone.
-                    perform highwater.bury(%1$s, key, scope);
+            -- What the statement itself wrote into these two does not count.
+            new.changed_xid := old.changed_xid;
+            new.changed_date := old.changed_date;
+            new.deleted := coalesce(new.deleted, false);
+            begin
+                %2$s
+                if %3$s then
+                    return new;
                 end if;
-                new.changed_xid := pg_current_xact_id();
-                new.changed_date := greatest(clock_timestamp(), old.changed_date + interval '1 microsecond');
+                moved := pg_catalog.record_image_ne(row(%5$s), row(%4$s));
+            exception when others then
+                -- The table's shape is not the one that `enable` saw. Stamping too much and
+                -- burying a live key are harmless; failing the application's update is not.
+                moved := true;
+            end;
+            if moved then
+                -- The trigger that buries is called for rows without an id.
+                new.changed_xid := null;
             else
-                new.changed_xid := pg_current_xact_id();
-                new.changed_date := clock_timestamp();
+                new.changed_xid := pg_catalog.pg_current_xact_id();
+                new.changed_date := greatest(pg_catalog.clock_timestamp(),
+                    old.changed_date operator(pg_catalog.+) '1 microsecond'::pg_catalog.interval);
             end if;
             return new;
         end
         $body$
-        $function$, number, settings, keep, old_row, new_row, old_key, scope);
+        $function$, entity.number, case when keep = '' then '' else 'seen := new; ' || keep end, same, old_place, new_place);
 
+    -- After a delete, and before an update that moves the row. The latter is not left to an AFTER
+    -- trigger, since that would cost an event for every row updated. A key that lives on is never
+    -- reported as gone.
     execute format($function$
         create or replace function highwater.bury_%1$s() returns trigger
         language plpgsql security definer set search_path = pg_catalog, pg_temp %2$s
@@ -143,7 +176,8 @@ begin
         begin
             -- `purge` records how far it went instead. The id in the setting is that of the
             -- transaction, so a setting left behind by another does nothing.
-            if old.deleted and current_setting('highwater.purging', true) = pg_current_xact_id()::text then
+            if tg_op = 'DELETE' and old.deleted
+               and current_setting('highwater.purging', true) = pg_current_xact_id()::text then
                 return null;
             end if;
             begin
@@ -153,11 +187,37 @@ begin
                 key := highwater.key_of(tg_relid, old::text);
             end;
             perform highwater.bury(%1$s, key, scope);
-            return null;
+            if tg_op = 'UPDATE' then
+                new.changed_xid := pg_current_xact_id();
+                new.changed_date := greatest(clock_timestamp(), old.changed_date + interval '1 microsecond');
+            end if;
+            return new;
         end
         $body$
-        $function$, number, settings, old_key, scope);
+        $function$, entity.number, settings, old_key, scope);
+
+    if entity.deleted_column is not null then
+        execute format($function$
+            create or replace function highwater.flag_%1$s() returns trigger
+            language plpgsql
+            as $body$
+            begin
+                -- Of the flag and the application's column, the one that was written decides.
+                if tg_op = 'INSERT' then
+                    new.deleted := coalesce(new.deleted, false) or %2$s;
+                elsif (%2$s) operator(pg_catalog.<>) (%3$s) then
+                    new.deleted := %2$s;
+                end if;
+                return new;
+            exception when others then
+                -- The column is not what `enable` saw. The server says so, the write goes on.
+                return new;
+            end
+            $body$
+            $function$, entity.number, highwater.deleted_by(entity.relation, entity.deleted_column, 'new'),
+            highwater.deleted_by(entity.relation, entity.deleted_column, 'old'));
+    end if;
 end
 $write$;
 
-revoke execute on function highwater.write_trigger_functions(integer, text[], text[], text[], text) from public;
+revoke execute on function highwater.write_trigger_functions(highwater.entity, text[]) from public;

@@ -1,18 +1,5 @@
 -- `enable` and `disable`: a table becomes an entity, and ceases to be one.
 
--- The type beneath a domain.
-create function highwater.base_type(type oid) returns oid
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    with recursive base (oid, typbasetype) as (
-        select t.oid, t.typbasetype from pg_type t where t.oid = type
-        union all
-        select t.oid, t.typbasetype from base b join pg_type t on t.oid = b.typbasetype
-    )
-    select oid from base where typbasetype = 0
-$$;
-
 -- Why a column cannot be part of a key, or null. Two spellings of one value would be one key in
 -- Postgres and two in SQLite.
 create function highwater.key_column_fault(relation oid, attnum smallint) returns text
@@ -123,7 +110,7 @@ $$;
 
 -- Refuses columns that cannot be published, keyed or stamped.
 create function highwater.check_columns(
-    relation regclass, key_columns text[], chosen text[], excluded text[], scope text
+    relation regclass, key_columns text[], chosen text[], excluded text[], scope text, deleted_column text
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -137,14 +124,21 @@ begin
     if chosen is not null and excluded is not null then
         raise exception 'columns can be chosen or excluded, not both' using hint = 'give --columns or --exclude';
     end if;
-    select c as name into fault from unnest(chosen || excluded || scope) c where c <> all (known || own);
+    select c as name into fault from unnest(chosen || excluded || scope || deleted_column) c where c <> all (known || own);
     if found then
         raise exception '% has no column %', relation, quote_ident(fault.name) using hint = 'check the spelling and the case';
     end if;
-    select c as name into fault from unnest(chosen || excluded) c where c = any (own);
+    select c as name into fault from unnest(chosen || excluded || deleted_column) c where c = any (own);
     if found then
         raise exception 'the column % is Highwater''s own and goes with every row', quote_ident(fault.name)
             using hint = 'leave it out of the list';
+    end if;
+    select a.attname as name into fault from pg_attribute a
+    where a.attrelid = relation and a.attname = deleted_column
+      and (a.attgenerated <> '' or a.attnotnull and highwater.base_type(a.atttypid) <> 'boolean'::regtype);
+    if found then
+        raise exception 'the column % of % cannot say whether a row is deleted', quote_ident(fault.name), relation
+            using hint = 'name a column that is null in live rows, or a boolean; it must not be generated';
     end if;
     select k as name into fault from unnest(key_columns) k
     where k = any (excluded) or chosen is not null and k <> all (chosen);
@@ -185,10 +179,10 @@ begin
 
     select t.tgname as name into fault from pg_trigger t
     where t.tgrelid = relation and not t.tgisinternal and t.tgtype & 3 = 3
-      and t.tgname collate "C" > '~~highwater_stamp' and t.tgname not like '~~highwater\_%';
+      and t.tgname collate "C" > '~~highwater_' and t.tgname not like '~~highwater\_%';
     if found then
         raise exception 'the trigger % of % fires after Highwater''s own, so what it changes would not be stamped', quote_ident(fault.name), relation
-            using hint = format('alter trigger %I on %s rename to a name that sorts before ~~highwater_stamp', fault.name, relation);
+            using hint = format('alter trigger %I on %s rename to a name that sorts before ~~highwater', fault.name, relation);
     end if;
 end
 $$;
@@ -226,18 +220,51 @@ $$;
 
 -- Puts the triggers on the table and its partitions. `enable always`: rows that replication
 -- writes are changes too. Truncate triggers are not inherited by partitions, the others are.
+--
+-- Of the BEFORE triggers of one event the one whose name sorts first fires first: the flag, then
+-- the stamp, then the burial of rows that the stamp found to have moved.
 create function highwater.add_triggers(relation regclass, number integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     part regclass;
+    follows boolean := (select e.deleted_column is not null from highwater.entity e where e.number = add_triggers.number);
 begin
-    execute format('create or replace trigger "~~highwater_stamp" before insert or update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number);
-    execute format('create or replace trigger "~~highwater_bury" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number);
+    perform highwater.drop_triggers(relation);
+    if follows then
+        execute format('create trigger "~~highwater_flag" before insert or update on %s for each row execute function highwater.%I()', relation, 'flag_' || number);
+    end if;
+    -- What the defaults gave needs no function. A date that was given by hand may be that much
+    -- older than the row's id: the server's samples stay as far behind.
+    execute format('create trigger "~~highwater_insert" before insert on %s for each row
+        when ((new.changed_xid = pg_current_xact_id() and new.deleted is not null
+               and new.changed_date between clock_timestamp() - interval ''10 milliseconds'' and clock_timestamp()) is not true)
+        execute function highwater.stamp_insert()', relation);
+    execute format('create trigger "~~highwater_update" before update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number);
+    execute format('create trigger "~~highwater_update_moved" before update on %s for each row when (new.changed_xid is null) execute function highwater.%I()', relation, 'bury_' || number);
+    execute format('create trigger "~~highwater_delete" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number);
     for part in select relid from pg_partition_tree(relation) union select relation loop
-        execute format('create or replace trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number);
-        execute format('alter table only %s enable always trigger "~~highwater_stamp", enable always trigger "~~highwater_bury", enable always trigger "~~highwater_truncate"', part);
+        execute format('create trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number);
+        execute (select format('alter table only %s ', part) || string_agg(format('enable always trigger %I', t.tgname), ', ')
+                 from pg_trigger t where t.tgrelid = part and t.tgname like '~~highwater\_%');
+    end loop;
+end
+$$;
+
+create function highwater.drop_triggers(relation regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    trigger record;
+begin
+    -- Those of a partition go with those of the partitioned table, except those of its own.
+    for trigger in
+        select t.tgname as name, p.relid from (select relid from pg_partition_tree(drop_triggers.relation) union select drop_triggers.relation) p (relid)
+        join pg_trigger t on t.tgrelid = p.relid and t.tgname like '~~highwater\_%' and t.tgparentid = 0
+    loop
+        execute format('drop trigger %I on %s', trigger.name, trigger.relid::regclass);
     end loop;
 end
 $$;
@@ -246,29 +273,50 @@ create function highwater.index_name(number integer, kind text) returns text
 language sql immutable
 as $$ select pg_catalog.format('highwater_%s_%s', number, kind) $$;
 
--- The columns of one of an entity's two indexes: `xid` for changes since a snapshot, `date` for
--- those since a date.
-create function highwater.index_columns(number integer, kind text) returns text
+-- What one of an entity's indexes is over: `xid` for changes since a snapshot, `date` for those
+-- since a date, `deleted` for the flagged rows that a purge looks for.
+create function highwater.index_definition(number integer, kind text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case kind when 'date' then 'changed_date'
-           else 'changed_xid, ' || (select string_agg(quote_ident(k), ', ' order by n)
-                                    from unnest(e.key_columns) with ordinality c (k, n)) end
-    from highwater.entity e where e.number = index_columns.number
+    select case kind
+           when 'xid' then format('(changed_xid, %s)', (select string_agg(quote_ident(k), ', ' order by n)
+                                                        from unnest(e.key_columns) with ordinality c (k, n)))
+           when 'date' then '(changed_date)'
+           when 'deleted' then '(changed_date) where deleted' end
+    from highwater.entity e where e.number = index_definition.number
 $$;
+
+-- Flags the rows that the application's own column calls deleted, where that was not seen yet.
+create function highwater.flag_deleted(relation regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_deleted text := (select highwater.deleted_by(e.relation, e.deleted_column, 't')
+                        from highwater.entity e where e.relation = flag_deleted.relation);
+begin
+    if is_deleted is not null then
+        execute format('update %s t set deleted = true where not t.deleted and %s', relation, is_deleted);
+    end if;
+end
+$$;
+
+revoke execute on function highwater.flag_deleted(regclass) from public;
 
 -- Makes a table an entity. Options left null stay as they were; at first they mean: the table's
 -- own name, no scope, all columns. Returns the entity's number.
 --
--- Anew means a new incarnation: every client fetches the entity from the beginning.
+-- Anew means a new incarnation: every client fetches the entity from the beginning. What takes
+-- long, indexes and flags, is left to the caller where `whole` is false.
 create function highwater.enable(
     relation regclass,
     name text default null,
     scope text default null,
     columns text[] default null,
     exclude text[] default null,
-    indexes boolean default true
+    deleted_column text default null,
+    whole boolean default true
 ) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -300,11 +348,12 @@ begin
     select e.* into before from highwater.entity e where e.relation = enable.relation;
     after.name := coalesce(enable.name, before.name, (select c.relname from pg_class c where c.oid = enable.relation));
     after.scope_column := coalesce(enable.scope, before.scope_column);
+    after.deleted_column := coalesce(enable.deleted_column, before.deleted_column);
     after.chosen_columns := case when exclude is null then coalesce(enable.columns, before.chosen_columns) end;
     after.excluded_columns := case when enable.columns is null then coalesce(enable.exclude, before.excluded_columns) end;
     perform highwater.check_name(relation, after.name);
     perform highwater.check_columns(relation, key_names, coalesce(enable.columns, after.chosen_columns),
-                                    coalesce(enable.exclude, after.excluded_columns), after.scope_column);
+                                    coalesce(enable.exclude, after.excluded_columns), after.scope_column, after.deleted_column);
 
     perform highwater.add_columns(relation, xid, now);
     if before.number is null or before.name <> after.name then
@@ -335,6 +384,8 @@ begin
             scope_column = after.scope_column, purged_xid = null, purged_date = null
         where e.number = before.number;
     end if;
+    update highwater.entity e set deleted_column = after.deleted_column where e.number = before.number
+    returning * into after;
 
     select array_agg(a.attname::text) into kept
     from pg_attribute a
@@ -343,12 +394,13 @@ begin
       and (a.attgenerated <> '' or a.attname is distinct from after.scope_column and (
             a.attname = any (after.excluded_columns)
             or after.chosen_columns is not null and a.attname <> all (after.chosen_columns)));
-    perform highwater.write_trigger_functions(before.number, key_names, after.key_types, kept, after.scope_column);
+    perform highwater.write_trigger_functions(after, kept);
     perform highwater.add_triggers(relation, before.number);
-    if indexes then
-        foreach kind in array array['xid', 'date'] loop
-            execute format('create index if not exists %I on %s (%s)', highwater.index_name(before.number, kind),
-                           relation, highwater.index_columns(before.number, kind));
+    if whole then
+        perform highwater.flag_deleted(relation);
+        foreach kind in array array['xid', 'date', 'deleted'] loop
+            execute format('create index if not exists %I on %s %s', highwater.index_name(before.number, kind),
+                           relation, highwater.index_definition(before.number, kind));
         end loop;
     end if;
     return before.number;
@@ -363,7 +415,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     entity highwater.entity;
-    part regclass;
     schema text;
     kind text;
 begin
@@ -373,15 +424,12 @@ begin
         delete from highwater.tombstone t where t.entity = entity.number;
         delete from highwater.truncation t where t.entity = entity.number;
         update highwater.entity e set relation = null where e.number = entity.number;
-        execute format('drop trigger if exists "~~highwater_stamp" on %s', relation);
-        execute format('drop trigger if exists "~~highwater_bury" on %s', relation);
-        for part in select relid from pg_partition_tree(relation) union select relation loop
-            execute format('drop trigger if exists "~~highwater_truncate" on %s', part);
-        end loop;
+        perform highwater.drop_triggers(relation);
         execute format('drop function if exists highwater.%I()', 'stamp_' || entity.number);
         execute format('drop function if exists highwater.%I()', 'bury_' || entity.number);
+        execute format('drop function if exists highwater.%I()', 'flag_' || entity.number);
         select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
-        foreach kind in array array['xid', 'date'] loop
+        foreach kind in array array['xid', 'date', 'deleted'] loop
             execute format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind));
         end loop;
     end if;
@@ -393,5 +441,5 @@ end
 $$;
 
 -- A role that may read tables does not thereby get to make entities of them.
-revoke execute on function highwater.enable(regclass, text, text, text[], text[], boolean) from public;
+revoke execute on function highwater.enable(regclass, text, text, text[], text[], text, boolean) from public;
 revoke execute on function highwater.disable(regclass, boolean) from public;

@@ -20,9 +20,12 @@ begin
     loop
         execute format('lock table %s in access exclusive mode', target.relation);
         xid := pg_current_xact_id();
+        -- They name the column.
+        perform highwater.drop_triggers(target.relation);
         execute format('alter table %s drop column if exists changed_xid, add column changed_xid xid8 not null default %L',
                        target.relation, xid);
         execute format('alter table %s alter column changed_xid set default pg_catalog.pg_current_xact_id()', target.relation);
+        perform highwater.add_triggers(target.relation, target.number);
         update highwater.entity e
         set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp(), purged_xid = null, purged_date = null
         where e.number = target.number;

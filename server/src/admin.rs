@@ -19,6 +19,9 @@ const LOCK_ATTEMPTS_MAX: u32 = 30;
 /// What lies between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
+/// The indexes of an entity: for changes since a snapshot, since a date, and for flagged rows.
+const INDEXES: [&str; 3] = ["xid", "date", "deleted"];
+
 /// The most rows of each kind that one transaction of a purge removes.
 const PURGE_BATCH_ROWS: i32 = 5_000;
 
@@ -81,6 +84,8 @@ pub struct EnableOptions {
     pub columns: Option<Vec<String>>,
     /// The columns to hide.
     pub exclude: Option<Vec<String>>,
+    /// The application's column that the deleted flag follows.
+    pub deleted_column: Option<String>,
 }
 
 /// An entity as `highwater-server entities` lists it.
@@ -99,9 +104,11 @@ pub struct ListedEntity {
     pub exclude: Vec<String>,
     /// The scope column.
     pub scope: Option<String>,
+    /// The application's column that the deleted flag follows.
+    pub deleted_column: Option<String>,
     /// Rows by Postgres' statistics.
     pub estimated_rows: Option<i64>,
-    /// Whether both indexes are there and valid.
+    /// Whether all indexes are there and valid.
     pub indexed: bool,
 }
 
@@ -135,7 +142,12 @@ pub async fn enable(
         tracing::info!(table, attempt, "the table is in use; trying again");
         tokio::time::sleep(LOCK_PAUSE).await;
     };
-    for kind in ["xid", "date"] {
+    // One statement of its own, so that the table is not locked meanwhile.
+    sqlx::query("select highwater.flag_deleted($1::text::regclass)")
+        .bind(table)
+        .execute(&mut *connection)
+        .await?;
+    for kind in INDEXES {
         build_index(connection, table, number, kind).await?;
     }
     Ok(())
@@ -151,12 +163,13 @@ async fn enable_once(
         .bind(LOCK_WAIT)
         .execute(&mut *transaction)
         .await?;
-    let number = sqlx::query_scalar("select highwater.enable($1::text::regclass, $2, $3, $4, $5, false)")
+    let number = sqlx::query_scalar("select highwater.enable($1::text::regclass, $2, $3, $4, $5, $6, false)")
         .bind(table)
         .bind(&options.name)
         .bind(&options.scope)
         .bind(&options.columns)
         .bind(&options.exclude)
+        .bind(&options.deleted_column)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;
@@ -194,7 +207,7 @@ async fn build_index(
     .bind(kind)
     .fetch_all(&mut *connection)
     .await?;
-    let columns: String = sqlx::query_scalar("select highwater.index_columns($1, $2)")
+    let definition: String = sqlx::query_scalar("select highwater.index_definition($1, $2)")
         .bind(number)
         .bind(kind)
         .fetch_one(&mut *connection)
@@ -213,7 +226,7 @@ async fn build_index(
         let (how, only) = if leaf { ("concurrently", "") } else { ("", "only ") };
         run(
             connection,
-            format!("create index {how} if not exists {index} on {only}{schema}.{relation} ({columns})"),
+            format!("create index {how} if not exists {index} on {only}{schema}.{relation} {definition}"),
         )
         .await?;
     }
@@ -255,15 +268,17 @@ pub async fn disable(
 pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>, AdminError> {
     let rows = sqlx::query(
         "select e.name, case when c.oid is not null then e.relation::text end as table_name, e.key_columns,
-             e.chosen_columns, coalesce(e.excluded_columns, '{}') as excluded, e.scope_column,
+             e.chosen_columns, coalesce(e.excluded_columns, '{}') as excluded, e.scope_column, e.deleted_column,
              nullif(c.reltuples, -1)::bigint as estimated_rows,
-             (select count(*) = 2 from pg_index i join pg_class ic on ic.oid = i.indexrelid
+             (select count(*) = $1 from pg_index i join pg_class ic on ic.oid = i.indexrelid
               where i.indrelid = c.oid and i.indisvalid
-                and ic.relname in (highwater.index_name(e.number, 'xid'), highwater.index_name(e.number, 'date'))) as indexed
+                and ic.relname in (select highwater.index_name(e.number, kind) from unnest($2::text[]) kind)) as indexed
          from highwater.entity e left join pg_class c on c.oid = e.relation
          where e.relation is not null
          order by e.name",
     )
+    .bind(i64::try_from(INDEXES.len()).unwrap_or(i64::MAX))
+    .bind(&INDEXES[..])
     .fetch_all(connection)
     .await?;
     let listed = |row: &sqlx::postgres::PgRow| {
@@ -274,6 +289,7 @@ pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>
             columns: row.try_get("chosen_columns")?,
             exclude: row.try_get("excluded")?,
             scope: row.try_get("scope_column")?,
+            deleted_column: row.try_get("deleted_column")?,
             estimated_rows: row.try_get("estimated_rows")?,
             indexed: row.try_get::<Option<bool>, _>("indexed")?.unwrap_or(false),
         })

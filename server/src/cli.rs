@@ -60,8 +60,9 @@ pub(crate) enum Command {
   highwater-server enable product
   highwater-server enable shop.customer --exclude password_hash,notes
   highwater-server enable '\"Odd Name\"' --name odd
+  highwater-server enable orders --deleted-column deleted_at
 
-Options that are not given stay as they were. Running it again is harmless, and needed after the primary key changed.")]
+Options that are not given stay as they were; to take one back, disable the table first. Running it again is harmless, and needed after the primary key changed.")]
     Enable(Enable),
     /// Makes an entity a plain table again
     Disable {
@@ -172,6 +173,10 @@ pub(crate) struct Enable {
         conflicts_with = "columns"
     )]
     pub(crate) exclude: Option<Vec<String>>,
+
+    /// A column of your own that the deleted flag follows: deleted when it is set (or true), back when it is cleared
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) deleted_column: Option<String>,
 }
 
 #[cfg(test)]

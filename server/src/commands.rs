@@ -81,6 +81,7 @@ async fn enable(enable: Enable) -> anyhow::Result<()> {
         scope: enable.scope,
         columns: enable.columns,
         exclude: enable.exclude,
+        deleted_column: enable.deleted_column,
     };
     admin::enable(&mut connection, &enable.table, &options).await?;
     say(&format!("{} is an entity", enable.table))

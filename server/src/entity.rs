@@ -162,7 +162,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     published.names, published.types, published.fingerprint,
     key.names as key_names, key.types as key_types, key.casts as key_casts,
     e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,
-    array(select x from unnest(e.excluded_columns || e.chosen_columns) x
+    array(select x from unnest(e.excluded_columns || e.chosen_columns || array_remove(array[e.scope_column, e.deleted_column], null)) x
           where not exists (select from pg_attribute a
                             where a.attrelid = c.oid and a.attname = x and not a.attisdropped)) as lost,
     exists (select from highwater.truncation t where t.entity = e.number

@@ -75,7 +75,10 @@ pub(super) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u
         },
         _ => cursor.source,
     };
-    if source != moment.source || seen_ahead || target_ahead {
+    // The log only grows too. A disk that was put back shows in one of the two, until it has
+    // caught up with both; hence `rebase`.
+    let log_ahead = cursor.wal > moment.wal;
+    if source != moment.source || seen_ahead || target_ahead || log_ahead {
         return Err(ReadError::Resync(ResyncReason::SourceChanged));
     }
     if cursor.scope != scope {

@@ -240,7 +240,7 @@ async fn a_table_in_use_can_be_enabled() {
         "select count(*) from pg_index where indrelid = 'product'::regclass and indisvalid",
     )
     .await;
-    assert_eq!(valid, 3);
+    assert_eq!(valid, 4);
 }
 
 #[tokio::test]

@@ -208,3 +208,38 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
         assert_eq!(copy.resets, usize::from(resync));
     }
 }
+
+/// A disk that is put back shows itself until its ids and its log have both caught up: here the
+/// ids have, and the log has not.
+#[tokio::test]
+async fn a_base_backup_put_in_the_place_of_its_original_is_another_source() {
+    let (mut original, original_pool) = cluster(&[]).await;
+    let mut backup = original.start_standby(Profile::Fast, &[]).unwrap();
+    backup.stop().unwrap();
+    // What makes a standby of it; without it Postgres starts where the backup ends.
+    std::fs::remove_file(backup.data_dir().join("standby.signal")).unwrap();
+
+    let server = Served::start(&original_pool).await;
+    let mut copy = Copy::default();
+    run(
+        &original_pool,
+        "update product set name = repeat('lost', 10000); update product set name = 'lost'",
+    )
+    .await;
+    copy.pull(&server, 0).await;
+    drop(server);
+    original_pool.close().await;
+    original.stop().unwrap();
+
+    backup.start_again().unwrap();
+    let pool = pool(&backup.url("postgres")).await;
+    let server = Served::start(&pool).await;
+    for id in 1..=10 {
+        run(&pool, &format!("update product set name = 'new' where id = {id}")).await;
+    }
+    assert!(pull_or_resync(&mut copy, &server).await);
+    assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
+    run(&pool, "delete from product where id = 1").await;
+    assert!(!pull_or_resync(&mut copy, &server).await);
+    assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
+}

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopting;
 mod bounds;
 mod dates;
 mod deltas;

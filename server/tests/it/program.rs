@@ -32,19 +32,30 @@ fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[tokio::test]
 async fn the_commands_do_what_they_say() {
-    let rig = Rig::start("create table \"Odd Name\" (id int primary key)").await;
+    let rig = Rig::start("create table \"Odd Name\" (id int primary key, gone date)").await;
     let url = rig.database.url();
     assert_eq!(output(&["migrate", "--database-url", &url]).0, Some(0));
     let (code, said, _) = output(&["entities", "--database-url", &url]);
     assert_eq!((code, said.contains("no entities yet")), (Some(0), true));
     assert_eq!(
-        output(&["enable", "\"Odd Name\"", "--name", "odd", "--database-url", &url]).0,
+        output(&[
+            "enable",
+            "\"Odd Name\"",
+            "--name",
+            "odd",
+            "--deleted-column",
+            "gone",
+            "--database-url",
+            &url
+        ])
+        .0,
         Some(0)
     );
     let (_, listed, _) = output(&["entities", "--json", "--database-url", &url]);
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["name"], "odd");
     assert_eq!(listed[0]["indexed"], true);
+    assert_eq!(listed[0]["deletedColumn"], "gone");
     assert_eq!(
         output(&[
             "disable",
@@ -71,6 +82,9 @@ async fn what_goes_wrong_is_said_with_the_remedy() {
     let (code, _, said) = output(&["migrate"]);
     assert_eq!((code, said.contains("--database-url")), (Some(2), true), "{said}");
     assert_eq!(output(&["frobnicate"]).0, Some(2));
+    // The server writes nothing, so it has no retention either.
+    let (code, _, said) = output(&["serve", "--retention", "90d", "--database-url", &url]);
+    assert_eq!((code, said.contains("--retention")), (Some(2), true), "{said}");
 
     let bare = highwater_testbed::Database::create("bare").await.unwrap();
     for command in [
