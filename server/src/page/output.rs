@@ -70,7 +70,7 @@ impl Output {
                     row: None,
                     reason: Some(Reason::Reset),
                 };
-                self.separate().await?;
+                self.separate();
                 self.write(&json(&change)?).await
             }
         }
@@ -88,26 +88,35 @@ impl Output {
         Ok(())
     }
 
-    /// One line from Postgres; `kept` is what of it is not the server's alone.
-    pub(super) async fn line(&mut self, layout: &Layout, line: &[u8], kept: &[u8]) -> Result<(), ReadError> {
+    /// One line from Postgres; `kept` is what of it is not the server's alone. After some of them
+    /// the chunk is full, and wants to be handed over with [`Output::make_room`].
+    pub(super) fn line(&mut self, layout: &Layout, line: &[u8], kept: &[u8]) {
+        let before = self.chunk.len();
         match layout.format {
             Format::Copy => {
                 if let Some(header) = self.header.take() {
-                    self.write(&header).await?;
+                    self.chunk.extend_from_slice(&header);
                 }
                 self.chunk.extend_from_slice(kept);
-                self.write(b"\n").await?;
-                self.written += kept.len() as u64;
-                Ok(())
+                self.chunk.extend_from_slice(b"\n");
             }
             Format::Json => {
-                self.separate().await?;
+                self.separate();
                 let text = memchr::memchr(b'\t', line)
                     .and_then(|tab| line.get(..tab))
                     .unwrap_or(line);
-                self.write(&copy_text::unescape(text)).await
+                self.chunk.extend_from_slice(&copy_text::unescape(text));
             }
         }
+        self.written += (self.chunk.len() - before) as u64;
+    }
+
+    /// Hands a full chunk over.
+    pub(super) async fn make_room(&mut self) -> Result<(), ReadError> {
+        if self.chunk.len() >= CHUNK_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
     }
 
     /// Ends the lines of a step.
@@ -155,22 +164,17 @@ impl Output {
         self.write(b"\n").await
     }
 
-    async fn separate(&mut self) -> Result<(), ReadError> {
+    /// A comma, where a change stands before the next one.
+    fn separate(&mut self) {
         if std::mem::replace(&mut self.begun, true) {
-            self.write(b",\n").await
-        } else {
-            Ok(())
+            self.chunk.extend_from_slice(b",\n");
         }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         self.written += bytes.len() as u64;
         self.chunk.extend_from_slice(bytes);
-        if self.chunk.len() >= CHUNK_BYTES {
-            self.flush().await
-        } else {
-            Ok(())
-        }
+        self.make_room().await
     }
 
     async fn flush(&mut self) -> Result<(), ReadError> {

@@ -63,7 +63,8 @@ pub(super) async fn pass(
             budget.newest.clear();
             budget.newest.extend_from_slice(date);
         }
-        out.line(layout, line, kept).await?;
+        out.line(layout, line, kept);
+        out.make_room().await?;
         last = Some(message);
     }
     let position = match last {
