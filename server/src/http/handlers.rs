@@ -17,7 +17,7 @@ use super::problem::Refusal;
 use super::{Shared, State, accept, query};
 use crate::database;
 use crate::entity;
-use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, ReadError};
+use crate::page::{self, Format, MOVED, OpenPage, Output, PAGE_TIME_MAX, PageRequest, ReadError};
 
 /// Chunks that wait for the reader of a response before the page waits for it.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -39,6 +39,7 @@ pub(super) async fn changes(
         since: parameters.since,
         entities: parameters.entities,
         limit: parameters.limit,
+        time_max: PAGE_TIME_MAX,
         format,
     };
     let page = page::open(&shared.pool, request).await?;

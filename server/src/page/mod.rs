@@ -11,7 +11,11 @@ mod output;
 mod plan;
 mod rows;
 mod send;
+#[cfg(test)]
+mod slow;
 mod sql;
+
+use std::time::Duration;
 
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
@@ -29,6 +33,10 @@ pub const PAGE_ROWS_MAX: u64 = 100_000;
 
 /// A page ends after the row that reaches this many bytes.
 pub const PAGE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// A page ends after this time: a slow reader gets less, not nothing, and cannot hold a connection
+/// to Postgres for longer.
+pub const PAGE_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// What the caller has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +58,8 @@ pub struct PageRequest {
     pub entities: Option<Vec<EntityName>>,
     /// The most rows wanted.
     pub limit: u64,
+    /// The time after which the page ends where it stands.
+    pub time_max: Duration,
     /// The form wanted.
     pub format: Format,
 }

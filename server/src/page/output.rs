@@ -111,12 +111,13 @@ impl Output {
         self.written += (self.chunk.len() - before) as u64;
     }
 
-    /// Hands a full chunk over.
-    pub(super) async fn make_room(&mut self) -> Result<(), ReadError> {
-        if self.chunk.len() >= CHUNK_BYTES {
+    /// Hands a full chunk over, and tells whether there was one.
+    pub(super) async fn make_room(&mut self) -> Result<bool, ReadError> {
+        let is_full = self.chunk.len() >= CHUNK_BYTES;
+        if is_full {
             self.flush().await?;
         }
-        Ok(())
+        Ok(is_full)
     }
 
     /// Ends the lines of a step.
@@ -174,7 +175,8 @@ impl Output {
     async fn write(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         self.written += bytes.len() as u64;
         self.chunk.extend_from_slice(bytes);
-        self.make_room().await
+        self.make_room().await?;
+        Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), ReadError> {

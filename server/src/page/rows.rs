@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use highwater_shared::{Timestamp, copy_text};
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::sql::{Layout, Order, Statement};
 use super::{Output, PAGE_BYTES_MAX, ReadError};
@@ -14,6 +15,8 @@ use crate::cursor::After;
 pub(super) struct Budget {
     pub(super) rows_left: u64,
     pub(super) rows: u64,
+    /// When the page is to end.
+    pub(super) until: Instant,
     /// The newest `changed_date` so far, as Postgres prints it: its order is that of its text.
     pub(super) newest: Vec<u8>,
 }
@@ -42,8 +45,9 @@ pub(super) async fn pass(
     let mut lines = connection.copy_out_raw(&statement.text).await?;
     let mut last: Option<Bytes> = None;
     let mut end = End::Complete;
+    let mut late = false;
     while let Some(message) = lines.try_next().await? {
-        if out.written() >= PAGE_BYTES_MAX {
+        if out.written() >= PAGE_BYTES_MAX || late {
             end = End::Abandoned;
             break;
         }
@@ -64,7 +68,8 @@ pub(super) async fn pass(
             budget.newest.extend_from_slice(date);
         }
         out.line(layout, line, kept);
-        out.make_room().await?;
+        // The reader is slow where a chunk is handed over, and only there is it worth a look.
+        late = out.make_room().await? && Instant::now() >= budget.until;
         last = Some(message);
     }
     let position = match last {

@@ -2,6 +2,7 @@
 
 use highwater_shared::{Timestamp, Trailer};
 use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::open::{Delta, NO_SCOPE, OpenPage};
 use super::plan::{Part, Plan};
@@ -34,6 +35,7 @@ impl OpenPage {
         let mut budget = Budget {
             rows_left: self.request.limit.clamp(1, PAGE_ROWS_MAX),
             rows: 0,
+            until: Instant::now() + self.request.time_max,
             newest: Vec::new(),
         };
         for part in &self.plan.parts {

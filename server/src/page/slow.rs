@@ -1,0 +1,69 @@
+//! Tests that a slow reader gets shorter pages, and all of the rows.
+
+use std::time::Duration;
+
+use highwater_testbed::Database;
+use serde_json::Value;
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::sync::mpsc;
+
+use super::{Format, Output, PAGE_ROWS, PageRequest, Since};
+use crate::admin::{self, EnableOptions};
+use crate::cursor::Cursor;
+use crate::samples::Samples;
+
+/// What a reader takes between two chunks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Reads a page slowly.
+async fn page(pool: &PgPool, since: Since) -> Value {
+    let request = PageRequest {
+        since,
+        entities: None,
+        limit: PAGE_ROWS,
+        time_max: 5 * PAUSE,
+        format: Format::Json,
+    };
+    let page = super::open(pool, request).await.unwrap();
+    let (sender, mut chunks) = mpsc::channel(1);
+    let pool = pool.clone();
+    tokio::spawn(async move {
+        let output = Output::new(Format::Json, sender);
+        page.send(&pool, &Samples::default(), output).await;
+    });
+    let mut body = Vec::new();
+    while let Some(chunk) = chunks.recv().await {
+        body.extend_from_slice(&chunk.unwrap());
+        tokio::time::sleep(PAUSE).await;
+    }
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_shorter_pages_and_every_row() {
+    let database = Database::create("slow").await.unwrap();
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    admin::migrate(&mut connection).await.unwrap();
+    let table = "create table product (id int primary key, name text);
+        insert into product select g, repeat('x', 1000) from generate_series(1, 3000) g";
+    sqlx::raw_sql(table).execute(&mut connection).await.unwrap();
+    admin::enable(&mut connection, "product", &EnableOptions::default())
+        .await
+        .unwrap();
+    let pool = database.pool().await.unwrap();
+    let mut since = Since::Nothing;
+    let (mut rows, mut pages) = (0, 0);
+    loop {
+        let page = page(&pool, since).await;
+        let changes = page["changes"].as_array().unwrap();
+        rows += changes.iter().filter(|change| change["reason"].is_null()).count();
+        pages += 1;
+        if page["more"] == false {
+            break;
+        }
+        let next = page["next"].as_str().unwrap();
+        since = Since::Cursor(Box::new(Cursor::decode(next).unwrap()));
+    }
+    assert_eq!(rows, 3000);
+    assert!(pages > 3, "3 MB in {pages} pages");
+}
