@@ -89,7 +89,8 @@ impl Served {
         tokio::spawn(highwater_server::serve(listener, pool.clone(), shutdown.clone()));
         Self {
             address,
-            http: reqwest::Client::new(),
+            // Tests look at bodies as they travel.
+            http: reqwest::Client::builder().no_zstd().build().expect("a client"),
             shutdown,
         }
     }
