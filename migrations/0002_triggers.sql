@@ -58,36 +58,19 @@ begin
 end
 $$;
 
--- Notes that a key is gone. Without a key nothing but the whole entity can be called gone.
-create function highwater.bury(entity integer, key text[], scope text) returns void
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    -- The id before the clock, as in a stamp.
-    xid xid8 := pg_current_xact_id();
-begin
-    if key is null then
-        insert into highwater.truncation values (entity, xid, clock_timestamp());
-    else
-        insert into highwater.tombstone values (entity, xid, clock_timestamp(), key, scope);
-    end if;
-end
-$$;
-
 -- After a truncate, of the table or of one partition. The argument is the entity's number.
 create function highwater.note_truncate() returns trigger
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform highwater.bury(tg_argv[0]::integer, null, null);
+    -- As in a stamp, the id before the clock.
+    insert into highwater.truncation (entity, changed_xid, changed_date)
+    values (tg_argv[0]::integer, pg_current_xact_id(), clock_timestamp());
     return null;
 end
 $$;
 
--- Callable by the trigger functions alone; a caller of `bury` could make any client fetch anew.
-revoke execute on function highwater.bury(integer, text[], text) from public;
 revoke execute on function highwater.key_of(oid, text) from public;
 
 -- Whether a row is deleted by what the application's own column says: a flag that is set, or
@@ -173,11 +156,12 @@ begin
         declare
             key text[];
             scope text;
+            xid xid8 := pg_current_xact_id();
         begin
             -- `purge` records how far it went instead. The id in the setting is that of the
             -- transaction, so a setting left behind by another does nothing.
             if tg_op = 'DELETE' and old.deleted
-               and current_setting('highwater.purging', true) = pg_current_xact_id()::text then
+               and current_setting('highwater.purging', true) = xid::text then
                 return null;
             end if;
             begin
@@ -186,9 +170,14 @@ begin
             exception when others then
                 key := highwater.key_of(tg_relid, old::text);
             end;
-            perform highwater.bury(%1$s, key, scope);
+            if key is null then
+                -- Nothing but the whole entity can be called gone then.
+                insert into highwater.truncation values (%1$s, xid, clock_timestamp());
+            else
+                insert into highwater.tombstone values (%1$s, xid, clock_timestamp(), key, scope);
+            end if;
             if tg_op = 'UPDATE' then
-                new.changed_xid := pg_current_xact_id();
+                new.changed_xid := xid;
                 new.changed_date := greatest(clock_timestamp(), old.changed_date + interval '1 microsecond');
             end if;
             return new;

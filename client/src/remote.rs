@@ -385,7 +385,11 @@ mod tests {
             ("http://10.0.0.1", false),
             ("https://localhost.example.org", false),
         ] {
-            assert_eq!(is_this_machine(&server.parse().expect("a URL")), expected, "{server}");
+            assert_eq!(
+                is_this_machine(&server.parse().expect("a URL")),
+                expected,
+                "{server}"
+            );
         }
     }
 
