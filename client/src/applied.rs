@@ -37,8 +37,11 @@ pub struct EntityApplied {
     pub upserts: u64,
     /// Rows removed, or flagged where deleted rows are kept.
     pub deletes: u64,
-    /// Indexes and triggers of the user's that did not fit new columns, and are gone.
+    /// Indexes, triggers and columns of the user's that did not fit new columns, and are gone.
     pub dropped: Vec<String>,
+    /// Views of the user's that could be read before columns changed, and no longer can. They are
+    /// kept as they were.
+    pub broken: Vec<String>,
 }
 
 impl EntityApplied {
@@ -48,6 +51,7 @@ impl EntityApplied {
             upserts: 0,
             deletes: 0,
             dropped: Vec::new(),
+            broken: Vec::new(),
         }
     }
 
@@ -55,6 +59,7 @@ impl EntityApplied {
         self.upserts += other.upserts;
         self.deletes += other.deletes;
         self.dropped.extend_from_slice(&other.dropped);
+        self.broken.extend_from_slice(&other.broken);
     }
 }
 

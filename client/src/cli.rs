@@ -36,6 +36,7 @@ pub(crate) enum Command {
   highwater status --store shop.db --json")]
     Status(StatusOptions),
     /// Remove the rows of entities, so that the next pull is a full one. Tables and indexes stay.
+    /// A damaged store is moved aside, and an empty one takes its place.
     #[command(after_help = "Examples:
   highwater reset --store shop.db
   highwater reset --store shop.db --entity product")]
@@ -92,6 +93,10 @@ pub(crate) struct RunOptions {
     /// How long to wait between two pulls, such as 30s or 500ms.
     #[arg(long, default_value = "10s", value_parser = interval)]
     pub(crate) interval: Duration,
+    /// When the server has every entity begin anew, wait for a random part of this time first, so
+    /// that a fleet does not arrive at once. The old rows stay readable meanwhile; 0s is no wait.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(crate) resync_spread: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -123,11 +128,14 @@ fn entity(text: &str) -> Result<EntityName, String> {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
+    match duration(text) {
         Ok(Duration::ZERO) => Err("write a duration above zero, such as 30s".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err("write a duration such as 30s, 500ms or 12h".to_owned()),
+        read => read,
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a duration such as 30s, 500ms or 12h".to_owned())
 }
 
 #[cfg(test)]
@@ -147,5 +155,7 @@ mod tests {
         for bad in ["", "0s", "30", "soon", "-1s"] {
             assert!(interval(bad).is_err(), "{bad}");
         }
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(duration("30").is_err());
     }
 }

@@ -14,6 +14,7 @@ use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull};
 use crate::remote::HttpRemote;
+use crate::spread::Spread;
 use crate::store::Store;
 
 /// The first wait before another attempt.
@@ -24,6 +25,9 @@ const RETRY_SECONDS_MAX: u64 = 60;
 
 /// Attempts of [`Client::pull`] after the first.
 const PULL_RETRIES_MAX: usize = 5;
+
+/// Over how long [`Client::follow`] spreads the resyncs of a fleet, where nothing else is said.
+const RESYNC_SPREAD_SECONDS_MAX: u64 = 60;
 
 /// Pages that a slow subscriber may fall behind before it misses some.
 const PAGES_BEHIND_MAX: usize = 1024;
@@ -37,6 +41,7 @@ pub struct Client {
     remote: Arc<HttpRemote>,
     entities: Option<Vec<EntityName>>,
     keep_deleted: bool,
+    resync_spread: Duration,
     observer: Observer,
     applied: broadcast::Sender<Arc<PageApplied>>,
 }
@@ -48,6 +53,7 @@ pub struct ClientBuilder {
     entities: Option<Vec<EntityName>>,
     limit: Option<u64>,
     keep_deleted: bool,
+    resync_spread: Duration,
     observer: Observer,
 }
 
@@ -60,6 +66,7 @@ impl Client {
             entities: None,
             limit: None,
             keep_deleted: false,
+            resync_spread: Duration::from_secs(RESYNC_SPREAD_SECONDS_MAX),
             observer: Arc::new(|_| {}),
         }
     }
@@ -79,14 +86,21 @@ impl Client {
 
     /// As [`Client::pull`], but ends with [`Error::Stopped`] soon after `stop` is cancelled.
     pub async fn pull_until(&self, stop: &CancellationToken) -> Result<PullReport, Error> {
-        self.run(retries().with_max_times(PULL_RETRIES_MAX), stop).await
+        // Somebody waits for the end of it.
+        let retries = retries().with_max_times(PULL_RETRIES_MAX);
+        self.run(retries, Spread::none(), stop).await
     }
 
     /// Pulls, waits for `interval`, and begins again, until `stop` is cancelled. What can be tried
     /// again is tried again without end; what cannot ends it with an error.
+    ///
+    /// Where the server has every entity begin anew, it waits first, as
+    /// [`ClientBuilder::resync_spread`] says; readers of the store have the old rows meanwhile, and
+    /// another pull of the same store waits as well.
     pub async fn follow(&self, interval: Duration, stop: &CancellationToken) -> Result<(), Error> {
         loop {
-            match self.run(retries().without_max_times(), stop).await {
+            let resyncs = Spread::over(self.resync_spread);
+            match self.run(retries().without_max_times(), resyncs, stop).await {
                 Ok(_) => {}
                 Err(Error::Stopped) => return Ok(()),
                 Err(error) => return Err(error),
@@ -109,7 +123,12 @@ impl Client {
         self.remote.entities().await
     }
 
-    async fn run(&self, retries: ExponentialBuilder, stop: &CancellationToken) -> Result<PullReport, Error> {
+    async fn run(
+        &self,
+        retries: ExponentialBuilder,
+        resyncs: Spread,
+        stop: &CancellationToken,
+    ) -> Result<PullReport, Error> {
         let _turn = self.store.turn().await;
         let observer = |event: Event<'_>| {
             if let Event::Applied(page) = event {
@@ -125,6 +144,7 @@ impl Client {
             wanted: self.entities.as_deref(),
             keep_deleted: self.keep_deleted,
             retries,
+            resyncs,
             stop,
             observer: &observer,
         };
@@ -164,6 +184,15 @@ impl ClientBuilder {
         self
     }
 
+    /// Has [`Client::follow`] wait for a random part of this time before it begins every entity
+    /// anew at the server's word, which all clients of a server hear in one moment. A minute when
+    /// this is not called, a day at most; zero for no wait.
+    #[must_use]
+    pub fn resync_spread(mut self, over: Duration) -> Self {
+        self.resync_spread = over;
+        self
+    }
+
     /// Has `observer` told what happens. It is called from the pull, so it must be quick.
     #[must_use]
     pub fn observer(mut self, observer: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
@@ -195,6 +224,7 @@ impl ClientBuilder {
             remote: Arc::new(remote),
             entities: self.entities,
             keep_deleted: self.keep_deleted,
+            resync_spread: self.resync_spread,
             observer: self.observer,
             applied: broadcast::Sender::new(PAGES_BEHIND_MAX),
         }

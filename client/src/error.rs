@@ -144,6 +144,16 @@ pub enum Error {
         /// The entity.
         entity: EntityName,
     },
+    /// The table of an entity no longer takes the entity's rows.
+    #[error(
+        "rows of {entity} cannot be written ({source}): its table in the store, or a trigger on it, was changed; mend it, or have `highwater reset --entity {entity}` make the table anew"
+    )]
+    TableAltered {
+        /// The entity.
+        entity: EntityName,
+        /// The error of SQLite.
+        source: Box<rusqlite::Error>,
+    },
     /// The store holds no entity of this name.
     #[error("the store holds no entity {entity}; `highwater status` lists those it holds")]
     UnknownEntity {
@@ -165,6 +175,19 @@ pub enum Error {
         reason: String,
         /// What the system said, where it said something.
         source: Option<Cause>,
+    },
+    /// The store's file is damaged.
+    #[error(
+        "the store {} is damaged ({reason}); `highwater reset` moves the file aside, and the next pull fills a new one",
+        store.display()
+    )]
+    Damaged {
+        /// The store.
+        store: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The error of SQLite, where it was SQLite that noticed.
+        source: Option<Box<rusqlite::Error>>,
     },
     /// SQLite failed on the store.
     #[error("the store {} cannot be used: {reason}", store.display())]
@@ -211,9 +234,22 @@ impl Error {
         }
     }
 
+    /// Whether there was no room on the disk, or too little.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Sqlite(source) => is_full(source),
+            _ => false,
+        }
+    }
+
     /// The same error with the path of the store that SQLite failed on.
     pub(crate) fn in_store(self, store: &std::path::Path) -> Self {
         match self {
+            Self::Sqlite(source) if is_damage(&source) => Self::Damaged {
+                store: store.to_owned(),
+                reason: source.to_string(),
+                source: Some(source),
+            },
             Self::Sqlite(source) => Self::Store {
                 store: store.to_owned(),
                 reason: advice(&source),
@@ -236,16 +272,33 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
+/// Whether the file is not what SQLite, or this program, once wrote.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, InvalidColumnType};
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+        || matches!(error, FromSqlConversionFailure(..) | InvalidColumnType(..))
+}
+
+/// Whether there was no room for what SQLite wanted to write.
+fn is_full(error: &rusqlite::Error) -> bool {
+    let Some(error) = error.sqlite_error() else {
+        return false;
+    };
+    // Said of the log's index, which readers share: it is the one file that SQLite makes room for
+    // before it is written.
+    error.code == rusqlite::ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+}
+
 /// What SQLite said, and what to do about it where something can be done.
 pub(crate) fn advice(error: &rusqlite::Error) -> String {
     use rusqlite::ErrorCode as Sqlite;
     let what = match error.sqlite_error_code() {
-        Some(Sqlite::DiskFull) => "the disk is full; make room and pull again",
+        _ if is_full(error) => "the disk is full; make room, and try again",
         Some(Sqlite::ReadOnly) => {
             "the file or its folder is read-only; give this user the right to write both"
         }
-        Some(Sqlite::NotADatabase) => "the file is not an SQLite database; choose another --store",
-        Some(Sqlite::DatabaseCorrupt) => "the file is damaged; move it away and pull into a new one",
+        Some(Sqlite::SystemIoFailure) => "the disk cannot be read or written; look after it, and try again",
         Some(Sqlite::DatabaseBusy | Sqlite::DatabaseLocked) => "another program is writing to it; try again",
         Some(Sqlite::CannotOpen) => {
             "the file cannot be opened; is it a file, in a folder that may be written to?"

@@ -20,9 +20,9 @@
 //! # }
 //! ```
 //!
-//! [`Client::follow`] keeps on pulling, [`status()`] tells how a store stands, and
-//! [`Store::reset`] makes the next pull a full one. The library prints nothing, ends no process
-//! and reads no environment variable of its own.
+//! [`Client::follow`] keeps on pulling, [`status()`] tells how a store stands, and [`reset()`]
+//! makes the next pull a full one. The library prints nothing, ends no process and reads no
+//! environment variable of its own.
 
 mod applied;
 mod client;
@@ -33,6 +33,7 @@ mod pull;
 mod remote;
 #[cfg(test)]
 mod simulation;
+mod spread;
 mod store;
 mod sync_helper;
 
@@ -43,5 +44,5 @@ pub use crate::client::{Client, ClientBuilder};
 pub use crate::error::{Cause, Error};
 pub use crate::meter::Progress;
 pub use crate::pull::Event;
-pub use crate::store::{EntityStatus, Store, StoreStatus, status};
+pub use crate::store::{EntityStatus, Reset, Store, StoreStatus, reset, status};
 pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};

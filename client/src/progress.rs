@@ -7,6 +7,8 @@ use std::time::Duration;
 use highwater_client::{Event, Progress, ResyncReason};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::commands::user_objects;
+
 /// How often the bar is drawn anew while nothing arrives.
 const TICK_MILLISECONDS: u64 = 120;
 
@@ -61,11 +63,16 @@ impl Bar {
                 self.bar.set_position(*rows);
                 self.bar.set_message(HumanBytes(*bytes).to_string());
             }
+            Event::Applied(page) => {
+                for line in user_objects(page) {
+                    self.say(&line);
+                }
+            }
             Event::Retrying { error, delay, .. } => {
                 let seconds = delay.as_secs_f64();
                 self.say(&format!("{error} (trying again in {seconds:.1} s)"));
             }
-            Event::Resync(reason) => {
+            Event::Resync { reason, .. } => {
                 let why = match reason {
                     Some(ResyncReason::SourceChanged) => "the source was restored or promoted",
                     Some(ResyncReason::ScopeChanged) => "what this caller may see has changed",

@@ -17,6 +17,7 @@ use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::meter::{Meter, Progress};
 use crate::plan::{Ask, next_ask};
+use crate::spread::Spread;
 use crate::sync_helper::{SourceId, SyncHelper};
 
 /// The longest wait that a server's `Retry-After` is followed for.
@@ -127,8 +128,13 @@ pub enum Event<'a> {
         /// How long to wait.
         delay: Duration,
     },
-    /// The server can no longer serve the cursor; every entity begins anew.
-    Resync(Option<ResyncReason>),
+    /// The server can no longer serve the cursor; every entity begins anew after `delay`.
+    Resync {
+        /// Why, where the server said it.
+        reason: Option<ResyncReason>,
+        /// How long to wait; zero but for [`Client::follow`](crate::Client::follow).
+        delay: Duration,
+    },
     /// The columns of an entity changed; it begins anew.
     SchemaChanged(&'a EntityName),
 }
@@ -142,6 +148,9 @@ pub(crate) struct Pull<'a, R, S, C> {
     pub(crate) wanted: Option<&'a [EntityName]>,
     pub(crate) keep_deleted: bool,
     pub(crate) retries: ExponentialBuilder,
+    /// How the wait is chosen before every entity begins anew because the server says so. It says
+    /// so to all its clients at once.
+    pub(crate) resyncs: Spread,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) observer: &'a (dyn Fn(Event<'_>) + Send + Sync),
 }
@@ -250,7 +259,9 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         course.meter.set_rows(course.report.rows + course.report.deleted);
         match &error {
             Error::Resync(reason) if ask.since.is_some() => {
-                (self.observer)(Event::Resync(*reason));
+                let (reason, delay) = (*reason, self.resyncs.delay());
+                (self.observer)(Event::Resync { reason, delay });
+                self.pause(delay).await?;
                 course.anew = true;
             }
             // The question named entities of the store to leave others out; one of them is no
@@ -286,6 +297,14 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         let delay = asked + delay;
         course.report.retries += 1;
         (self.observer)(Event::Retrying { error: &error, delay });
+        self.pause(delay).await
+    }
+
+    /// Lets time pass, unless the pull is stopped meanwhile.
+    async fn pause(&self, delay: Duration) -> Result<(), Error> {
+        if delay.is_zero() {
+            return Ok(());
+        }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped),

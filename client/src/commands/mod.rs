@@ -8,12 +8,29 @@ pub(crate) mod status;
 use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
-use highwater_client::{Client, ClientBuilder};
+use highwater_client::{Client, ClientBuilder, PageApplied};
 
 use crate::cli::ServerOptions;
 
 /// The environment variable that holds a token.
 const TOKEN_VARIABLE: &str = "HIGHWATER_TOKEN";
+
+/// What a page meant for indexes, triggers and views of the user's, line by line.
+pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
+    let mut lines = Vec::new();
+    for entity in &page.entities {
+        let misfit = format!("does not fit the new columns of {}", entity.entity);
+        for dropped in &entity.dropped {
+            lines.push(format!("{dropped} {misfit}, and was dropped"));
+        }
+        for broken in &entity.broken {
+            lines.push(format!(
+                "{broken} {misfit}; it was kept, and cannot be read until it is mended"
+            ));
+        }
+    }
+    lines
+}
 
 /// A client as the options describe it.
 fn client(options: &ServerOptions) -> anyhow::Result<ClientBuilder> {

@@ -48,27 +48,16 @@ async fn expected_rows(client: &Client, options: &PullOptions) -> Result<u64, hi
 
 fn as_text(report: &PullReport) -> String {
     let seconds = report.elapsed.as_secs_f64();
-    let mut lines: Vec<String> = Vec::new();
-    for entity in &report.entities {
-        for dropped in &entity.dropped {
-            lines.push(format!(
-                "{dropped} does not fit the new columns of {} and was dropped",
-                entity.entity
-            ));
-        }
+    if report.rows + report.deleted == 0 {
+        return format!("nothing new ({seconds:.2} s)");
     }
-    lines.push(if report.rows + report.deleted == 0 {
-        format!("nothing new ({seconds:.2} s)")
-    } else {
-        format!(
-            "{} rows, {} deleted in {seconds:.2} s ({} pages, {})",
-            report.rows,
-            report.deleted,
-            report.pages,
-            indicatif::HumanBytes(report.bytes)
-        )
-    });
-    lines.join("\n")
+    format!(
+        "{} rows, {} deleted in {seconds:.2} s ({} pages, {})",
+        report.rows,
+        report.deleted,
+        report.pages,
+        indicatif::HumanBytes(report.bytes)
+    )
 }
 
 fn as_json(report: &PullReport, client: &Client) -> anyhow::Result<String> {
@@ -87,6 +76,7 @@ fn as_json(report: &PullReport, client: &Client) -> anyhow::Result<String> {
                 "lastSyncDate": helper.last_sync_date,
                 "state": helper.state,
                 "dropped": applied.map_or(&[][..], |applied| applied.dropped.as_slice()),
+                "broken": applied.map_or(&[][..], |applied| applied.broken.as_slice()),
             })
         })
         .collect();

@@ -1,22 +1,40 @@
 //! `highwater reset`: the next pull is a full one.
 
-use highwater_client::Store;
+use highwater_client::{EntityName, Reset, reset};
 
 use super::print;
 use crate::cli::ResetOptions;
 
 pub(crate) fn run(options: &ResetOptions) -> anyhow::Result<()> {
-    let store = Store::open(&options.store.store)?;
-    let reset = store.reset(&options.entities)?;
+    let reset = reset(&options.store.store, &options.entities)?;
     if options.quiet {
         return Ok(());
     }
-    if reset.is_empty() {
-        return print("there was nothing to reset");
+    print(&as_text(&reset))
+}
+
+fn as_text(reset: &Reset) -> String {
+    if let Some(moved_to) = &reset.moved_to {
+        return format!(
+            "the store was damaged; it is now {}, with all that is left in it; an empty one is in its place, and the next pull is a full one",
+            moved_to.display()
+        );
     }
-    let names: Vec<&str> = reset.iter().map(highwater_client::EntityName::as_str).collect();
-    print(&format!(
-        "reset {}; the next pull is a full one",
-        names.join(", ")
-    ))
+    if reset.entities.is_empty() {
+        return "there was nothing to reset".to_owned();
+    }
+    let names: Vec<&str> = reset.entities.iter().map(EntityName::as_str).collect();
+    let mut lines = vec![format!("reset {}; the next pull is a full one", names.join(", "))];
+    if reset.rows_stay {
+        lines.push("the disk is full: the rows stay until that pull".to_owned());
+    }
+    for dropped in &reset.dropped {
+        lines.push(format!("{dropped} does not fit the table, and was dropped"));
+    }
+    for broken in &reset.broken {
+        lines.push(format!(
+            "{broken} does not fit the table; it was kept, and cannot be read until it is mended"
+        ));
+    }
+    lines.join("\n")
 }

@@ -2,7 +2,7 @@
 
 use highwater_client::{Event, PageApplied};
 
-use super::{client, log};
+use super::{client, log, user_objects};
 use crate::cli::RunOptions;
 use crate::interrupt;
 
@@ -14,6 +14,7 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
     });
     let stop = interrupt::token()?;
     let client = client(&options.server)?
+        .resync_spread(options.resync_spread)
         .observer(|event: Event<'_>| note(&event))
         .open(&options.store.store)?;
     tracing::info!(
@@ -29,19 +30,27 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
 /// One line for each change that came, and for what went wrong.
 fn note(event: &Event<'_>) {
     match event {
-        Event::Applied(page) if page.rows + page.deleted > 0 => {
-            tracing::info!(
-                rows = page.rows,
-                deleted = page.deleted,
-                more = page.more,
-                entities = names(page),
-                "applied"
-            );
+        Event::Applied(page) => {
+            if page.rows + page.deleted > 0 {
+                tracing::info!(
+                    rows = page.rows,
+                    deleted = page.deleted,
+                    more = page.more,
+                    entities = names(page),
+                    "applied"
+                );
+            }
+            for line in user_objects(page) {
+                tracing::warn!("{line}");
+            }
         }
         Event::Retrying { error, delay, .. } => {
             tracing::warn!("{error} (trying again in {:.1} s)", delay.as_secs_f64());
         }
-        Event::Resync(reason) => tracing::warn!(?reason, "every entity begins anew"),
+        Event::Resync { reason, delay, .. } => {
+            let seconds = delay.as_secs_f64();
+            tracing::warn!(?reason, "every entity begins anew in {seconds:.1} s");
+        }
         Event::SchemaChanged(entity) => {
             tracing::warn!("the columns of {entity} have changed; it begins anew");
         }

@@ -27,10 +27,14 @@ use self::source::{Rows, Seen, Source, added_value, timestamp};
 use self::store::MemoryStore;
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull, Replica};
+use crate::spread::Spread;
 use crate::store::Store;
 use crate::sync_helper::{Cursor, State, SyncHelper};
 
 const ENTITIES: [&str; 4] = ["bill", "customer", "product", "tax"];
+
+/// Over how long resyncs are spread.
+const SPREAD: Duration = Duration::from_mins(1);
 
 /// Writes before and during a pull.
 const WRITES_A_PULL_MAX: u32 = 40;
@@ -224,10 +228,13 @@ async fn pull<S: Replica + Observed>(
     jitter: u64,
     check: &(dyn Fn() + Sync),
 ) -> Result<(), Error> {
-    let observer = |event: Event<'_>| {
-        if matches!(event, Event::Applied(_)) {
+    let observer = |event: Event<'_>| match event {
+        Event::Applied(_) => check(),
+        Event::Resync { delay, .. } => {
+            assert!(delay < SPREAD, "a wait of {delay:?}");
             check();
         }
+        _ => {}
     };
     let pull = Pull {
         remote: server,
@@ -239,6 +246,7 @@ async fn pull<S: Replica + Observed>(
             .with_jitter()
             .with_jitter_seed(jitter)
             .with_max_times(4),
+        resyncs: Spread::over(SPREAD).seeded(jitter),
         stop: &CancellationToken::new(),
         observer: &observer,
     };

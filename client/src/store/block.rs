@@ -5,7 +5,7 @@ use highwater_shared::{
 };
 use rusqlite::{CachedStatement, Connection};
 
-use super::table::Table;
+use super::table::{Table, is_senseless};
 use super::table_sql::quoted;
 use super::unique_index;
 use super::value::{self, NotAValue};
@@ -46,7 +46,7 @@ impl<'c> BlockWriter<'c> {
         target: Option<String>,
     ) -> Result<Self, Error> {
         let target = target.unwrap_or_else(|| format!("main.{}", quoted(&table.name)));
-        let statement = connection.prepare_cached(&table.upsert_sql(&target))?;
+        let statement = prepare(connection, &header.entity, &table.upsert_sql(&target))?;
         Ok(Self::new(connection, header, table, Work::Upsert(statement)))
     }
 
@@ -70,9 +70,9 @@ impl<'c> BlockWriter<'c> {
             key,
             changed_date: role(ColumnRole::ChangedDate),
             reason: role(ColumnRole::Reason),
-            delete: connection.prepare_cached(&table.delete_sql())?,
+            delete: prepare(connection, &header.entity, &table.delete_sql())?,
             flag: keep
-                .then(|| connection.prepare_cached(&table.flag_sql()))
+                .then(|| prepare(connection, &header.entity, &table.flag_sql()))
                 .transpose()?,
         };
         Ok(Self::new(connection, header, table, Work::Delete(deletion)))
@@ -155,6 +155,23 @@ impl Deletion<'_> {
         }
         Ok(statement.raw_execute()?)
     }
+}
+
+fn prepare<'c>(
+    connection: &'c Connection,
+    entity: &EntityName,
+    sql: &str,
+) -> Result<CachedStatement<'c>, Error> {
+    connection.prepare_cached(sql).map_err(|error| {
+        if is_senseless(&error) {
+            Error::TableAltered {
+                entity: entity.clone(),
+                source: Box::new(error),
+            }
+        } else {
+            error.into()
+        }
+    })
 }
 
 fn not_a_value(entity: &EntityName, column: Option<&Column>) -> Error {

@@ -1,12 +1,18 @@
 //! The offline store: one SQLite file that this process writes and any program may read.
 //!
-//! [`open`] takes the lock and refuses what is not a store, [`schema`] knows the store's own
-//! tables, [`page`] applies pages, [`renew`] ends the renewal of an entity, [`value`] converts.
+//! [`open`] takes the lock and refuses what is not a store, [`look`] reads beside a writer,
+//! [`schema`] knows the store's own tables, [`page`] applies pages, [`renew`] ends the renewal of an
+//! entity, [`value`] converts.
 
 mod block;
+mod head;
+mod look;
+mod no_room;
+mod objects;
 mod open;
 mod page;
 mod renew;
+mod reset;
 mod schema;
 mod staged;
 mod status;
@@ -17,6 +23,7 @@ mod table_sql;
 mod tests;
 mod unique_index;
 mod value;
+mod views;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,6 +36,7 @@ use tokio::sync::mpsc;
 
 use self::open::OpenStore;
 use self::page::PageWriter;
+pub use self::reset::{Reset, reset};
 pub use self::status::{EntityStatus, StoreStatus, status};
 use crate::applied::PageApplied;
 use crate::error::Error;
@@ -62,8 +70,8 @@ enum Piece {
 impl Store {
     /// Opens the store at `path`; a missing or empty file becomes one.
     ///
-    /// Fails without touching the file when it is not a store of this program, when it comes
-    /// from a newer version, or when another process writes to it.
+    /// Fails without touching the file when it is not a store of this program, when it comes from a
+    /// newer version, when it is damaged or cannot be written, or when another process writes to it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let open = open::open(path.as_ref())?;
         Ok(Self {
@@ -89,35 +97,12 @@ impl Store {
     }
 
     /// Removes the rows of the entities (of all, where none are named) and their SyncHelper rows,
-    /// so that their next pull is a full one. Their tables stay, with the indexes on them.
+    /// so that their next pull is a full one. Their tables stay, with the indexes on them; a table
+    /// that no longer takes the entity's rows is made anew.
     ///
-    /// Returns the names of the entities that were reset.
-    pub fn reset(&self, entities: &[EntityName]) -> Result<Vec<EntityName>, Error> {
-        self.with(|open| {
-            let transaction = open.connection.transaction()?;
-            let known: Vec<EntityName> = sync_helpers::load(&transaction)?.into_keys().collect();
-            let tables = table::entities(&transaction)?;
-            let chosen: Vec<EntityName> = if entities.is_empty() {
-                let mut all: Vec<EntityName> = known.into_iter().chain(tables).collect();
-                all.sort_unstable();
-                all.dedup();
-                all
-            } else {
-                let is_known = |entity: &&EntityName| known.contains(entity) || tables.contains(entity);
-                if let Some(unknown) = entities.iter().find(|entity| !is_known(entity)) {
-                    return Err(Error::UnknownEntity {
-                        entity: unknown.clone(),
-                    });
-                }
-                entities.to_vec()
-            };
-            for entity in &chosen {
-                table::reset(&transaction, entity)?;
-                sync_helpers::delete(&transaction, entity)?;
-            }
-            transaction.commit()?;
-            Ok(chosen)
-        })
+    /// Fails with [`Error::Damaged`] where the file is damaged; [`reset`] knows what to do then.
+    pub fn reset(&self, entities: &[EntityName]) -> Result<Reset, Error> {
+        self.with(|open| reset::in_place(&mut open.connection, entities))
     }
 
     /// Waits until no other pull of this process is under way.

@@ -194,7 +194,11 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                 } else {
                     let renewal = Table::create(connection, header, Purpose::Renewal, keep_deleted)?;
                     rows.clear(connection)?;
-                    renew::replace(connection, &header.entity, &rows, &renewal)?;
+                    let renewed = renew::replace(connection, &header.entity, &rows, &renewal)?;
+                    if let Some(counts) = self.counts.get_mut(&header.entity) {
+                        counts.dropped.extend(renewed.dropped);
+                        counts.broken.extend(renewed.broken);
+                    }
                 }
                 helper.state = State::Pulling;
             }
@@ -307,14 +311,15 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             }
             return sync_helpers::save(self.connection, helper);
         }
+        let find = |purpose| {
+            Table::find(self.connection, entity, purpose)?.ok_or_else(|| Error::TableMissing {
+                entity: entity.clone(),
+            })
+        };
         match helper.state {
-            State::Current | State::Pulling => {}
+            // One that somebody dropped is missed even where no row comes.
+            State::Current | State::Pulling => drop(find(Purpose::Rows)?),
             State::Renewing => {
-                let find = |purpose| {
-                    Table::find(self.connection, entity, purpose)?.ok_or_else(|| Error::TableMissing {
-                        entity: entity.clone(),
-                    })
-                };
                 let (mut rows, renewal) = (find(Purpose::Rows)?, find(Purpose::Renewal)?);
                 if self.order.keep_deleted && !rows.keeps_deleted {
                     rows.keep_deleted(self.connection, entity)?;
@@ -327,7 +332,8 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                     .or_insert_with(|| EntityApplied::new(entity.clone()));
                 counts.upserts += renewed.upserts;
                 counts.deletes += renewed.deletes;
-                counts.dropped = renewed.dropped;
+                counts.dropped.extend(renewed.dropped);
+                counts.broken.extend(renewed.broken);
             }
             State::Waiting | State::Withdrawn => {
                 return Err(Error::Malformed(format!(

@@ -2,14 +2,18 @@
 //!
 //! Rows that are the same stay untouched, so that a renewal costs readers, triggers and backups
 //! of the file no more than what differs. Only where the columns changed is the table replaced,
-//! and the user's indexes and triggers are made again on the new one.
+//! and the user's indexes and triggers are made again on the new one. Those that no longer make
+//! sense are dropped, since they would stand in the way of every page; views stay as they are.
 
-use highwater_shared::{Column, ColumnRole, EntityName};
+use highwater_shared::block::BLOCK_VERSION;
+use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName};
 use rusqlite::{Connection, params};
 
-use super::table::Table;
+use super::objects;
+use super::table::{Purpose, Table};
 use super::table_sql::{deleted_column, list, quoted};
 use super::unique_index;
+use super::views::Views;
 use crate::error::Error;
 
 /// What a renewal changed for readers.
@@ -17,8 +21,10 @@ use crate::error::Error;
 pub(super) struct Renewed {
     pub(super) upserts: u64,
     pub(super) deletes: u64,
-    /// Indexes and triggers of the user's that do not fit the new columns, and are gone.
+    /// Indexes, triggers and columns of the user's that do not fit the new table, and are gone.
     pub(super) dropped: Vec<String>,
+    /// Views of the user's that could be read before, and no longer can.
+    pub(super) broken: Vec<String>,
 }
 
 /// Makes the rows of `renewal` those of `rows`, and removes `renewal`.
@@ -48,7 +54,10 @@ pub(super) fn replace(
     rows: &Table,
     renewal: &Table,
 ) -> Result<Renewed, Error> {
-    let objects = user_objects(connection, rows)?;
+    let views = Views::that_work(connection)?;
+    let neighbours = objects::neighbours(connection, entity)?;
+    let objects = objects::on(connection, rows)?;
+    let columns = objects::columns(connection, rows)?;
     rows.remove(connection)?;
     // The modern form of rename reads every view and trigger of the file, and fails on those
     // that speak of the table which is gone for a moment.
@@ -71,14 +80,32 @@ pub(super) fn replace(
     if rows.keeps_deleted && !table.has_deleted_of_its_own() {
         table.keep_deleted(connection, entity)?;
     }
-    let dropped = recreate(connection, entity, &table, objects)?;
+    let mut dropped = objects::recreate(connection, entity, &table, objects)?;
+    dropped.extend(columns);
+    for (neighbour, table) in neighbours {
+        dropped.extend(objects::mend(connection, &neighbour, &table)?);
+    }
     let count = format!("select count(*) from main.{}", quoted(&table.name));
     let upserts: i64 = connection.query_row(&count, [], |row| row.get(0))?;
     Ok(Renewed {
         upserts: upserts.unsigned_abs(),
         deletes: 0,
         dropped,
+        broken: views.broken(connection)?,
     })
+}
+
+/// Puts an empty table, as it should be, in the place of `rows`.
+pub(super) fn rebuild(connection: &Connection, entity: &EntityName, rows: &Table) -> Result<Renewed, Error> {
+    let header = BlockHeader {
+        version: BLOCK_VERSION,
+        entity: entity.clone(),
+        kind: BlockKind::Reset,
+        columns: rows.columns.clone(),
+        fingerprint: rows.fingerprint.clone(),
+    };
+    let renewal = Table::create(connection, &header, Purpose::Renewal, false)?;
+    replace(connection, entity, rows, &renewal)
 }
 
 fn merge(
@@ -133,7 +160,7 @@ fn merge(
     Ok(Renewed {
         upserts: upserts as u64,
         deletes: deletes as u64,
-        dropped: Vec::new(),
+        ..Renewed::default()
     })
 }
 
@@ -162,62 +189,4 @@ fn differs(rows: &Table, other: &str) -> String {
     } else {
         values_differ
     }
-}
-
-/// An index or a trigger that the user put on a table.
-struct UserObject {
-    kind: String,
-    name: String,
-    sql: String,
-}
-
-fn user_objects(connection: &Connection, table: &Table) -> Result<Vec<UserObject>, Error> {
-    let mut statement = connection.prepare_cached(
-        "select type, name, sql from sqlite_schema
-         where tbl_name = ?1 collate nocase and type in ('index', 'trigger') and sql is not null
-         order by type, name",
-    )?;
-    let objects = statement.query_map([&table.name], |row| {
-        Ok(UserObject {
-            kind: row.get(0)?,
-            name: row.get(1)?,
-            sql: row.get(2)?,
-        })
-    })?;
-    Ok(objects.collect::<rusqlite::Result<_>>()?)
-}
-
-/// Makes the user's objects again, and names those that no longer fit.
-fn recreate(
-    connection: &Connection,
-    entity: &EntityName,
-    table: &Table,
-    objects: Vec<UserObject>,
-) -> Result<Vec<String>, Error> {
-    let target = format!("main.{}", quoted(&table.name));
-    let mut dropped = Vec::new();
-    for object in objects {
-        connection.execute_batch("savepoint recreate")?;
-        let made = connection.execute_batch(&object.sql).and_then(|()| {
-            // A trigger is looked at only when a statement that fires it is compiled.
-            for sql in [table.upsert_sql(&target), table.delete_sql()] {
-                connection.prepare(&sql)?;
-            }
-            Ok(())
-        });
-        if let Err(error) = made {
-            if unique_index::is_violated(&error) {
-                return Err(Error::UniqueIndex {
-                    entity: entity.clone(),
-                    index: object.name,
-                    source: Box::new(error),
-                });
-            }
-            connection.execute_batch("rollback to recreate")?;
-            tracing::warn!(%entity, kind = object.kind, name = object.name, %error, "does not fit the new columns, and was dropped");
-            dropped.push(format!("{} {}", object.kind, object.name));
-        }
-        connection.execute_batch("release recreate")?;
-    }
-    Ok(dropped)
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::table::object_kind;
 use crate::error::Error;
 
 /// Marks a file as a Highwater store: `HiWa`.
@@ -38,6 +39,9 @@ const STEPS: &[&str] = &["
     ) strict;
 "];
 
+/// The tables that every version has.
+const OWN_TABLES: [&str; 2] = ["sync_helper", "highwater_table"];
+
 /// The version that this program writes.
 pub(super) fn newest() -> i64 {
     i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
@@ -45,18 +49,33 @@ pub(super) fn newest() -> i64 {
 
 /// Takes the steps that the store has not taken, all or none.
 pub(super) fn upgrade(connection: &mut Connection) -> Result<(), Error> {
-    if version(connection)? == newest() {
+    climb(connection, STEPS)
+}
+
+fn climb(connection: &mut Connection, steps: &[&str]) -> Result<(), Error> {
+    let top = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    if version(connection)? == top {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let taken = usize::try_from(version(&transaction)?).unwrap_or(0);
-    for step in STEPS.iter().skip(taken) {
+    for step in steps.iter().skip(taken) {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", newest())?;
+    transaction.pragma_update(None, "user_version", top)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// One of the store's own tables that somebody has removed.
+pub(super) fn missing_table(connection: &Connection) -> Result<Option<&'static str>, Error> {
+    for table in OWN_TABLES {
+        if object_kind(connection, table)?.as_deref() != Some("table") {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
 }
 
 /// The version of the store in a file; 0 for an empty one.
@@ -73,39 +92,145 @@ pub(super) fn application(connection: &Connection) -> Result<i32, Error> {
 mod tests {
     use super::*;
 
-    fn schema(connection: &Connection) -> Vec<(String, String)> {
-        connection
-            .prepare("select name, coalesce(sql, '') from sqlite_schema order by name")
-            .and_then(|mut statement| {
-                statement
-                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                    .collect()
+    /// For each version what a store of it may hold, in every column that came with it.
+    const HELD: &[&str] = &["
+        insert into sync_helper values
+            ('product', '2026-11-22T10:00:00.000000Z', 'c1', 'current', 1, '[\"product\"]', 7, 3, 's', '2026-11-22T10:00:01.000000Z'),
+            ('tax', '1970-01-01T00:00:00Z', null, 'waiting', 0, '[]', 0, 0, null, null);
+        insert into highwater_table values
+            ('product', 'product', 'rows', '[]', 'f1', 1), ('highwater_renew_1', 'product', 'renewal', '[]', 'f2', 0);
+        create table product (id integer primary key, name text) strict;
+        insert into product values (1, 'Chair'), (2, 'Table');
+        create table mine (note text); insert into mine values ('kept');
+        create view names as select name from product;
+    "];
+
+    /// Steps that a later version might take.
+    const LATER: [&str; 2] = [
+        "alter table sync_helper add column seed text; create index by_state on sync_helper (state)",
+        "create table sync_log (what text) strict; insert into sync_log select entity from sync_helper",
+    ];
+
+    fn with_later<'a>(later: &[&'a str]) -> Vec<&'a str> {
+        STEPS.iter().chain(later).copied().collect()
+    }
+
+    /// A store as the version that takes these steps leaves it, with all that it may hold.
+    fn held_by(version: usize, steps: &[&str]) -> Connection {
+        let mut store = Connection::open_in_memory().expect("memory");
+        for taken in 1..=version {
+            climb(&mut store, &steps[..taken]).expect("steps");
+            store.execute_batch(HELD[taken - 1]).expect("content");
+        }
+        store
+    }
+
+    fn texts(connection: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = connection.prepare(sql).expect(sql);
+        let rows = statement.query_map([], |row| row.get(0)).expect(sql);
+        rows.map(|row| row.expect(sql)).collect()
+    }
+
+    fn schema(connection: &Connection) -> Vec<String> {
+        texts(
+            connection,
+            "select type || ' ' || name || coalesce(sql, '') from sqlite_schema order by type, name",
+        )
+    }
+
+    /// Every value of some tables, in the columns that are named.
+    fn values(connection: &Connection, columns: &[(String, String)]) -> Vec<String> {
+        columns
+            .iter()
+            .flat_map(|(table, column)| {
+                let sql = format!(
+                    "select '{table}.{column}=' || coalesce(\"{column}\", 'null') from \"{table}\" order by 1"
+                );
+                texts(connection, &sql)
             })
-            .expect("a schema")
+            .collect()
+    }
+
+    fn columns(connection: &Connection) -> Vec<(String, String)> {
+        let tables = texts(
+            connection,
+            "select name from sqlite_schema where type in ('table', 'view')",
+        );
+        let of = |table: String| {
+            let sql = format!("select name from pragma_table_info('{table}')");
+            let columns = texts(connection, &sql).into_iter();
+            columns.map(|column| (table.clone(), column)).collect::<Vec<_>>()
+        };
+        tables.into_iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn every_version_has_content_to_be_tested_with() {
+        assert_eq!(HELD.len(), STEPS.len());
     }
 
     #[test]
     fn a_store_upgraded_from_any_version_equals_a_fresh_one() {
-        let mut fresh = Connection::open_in_memory().expect("memory");
-        upgrade(&mut fresh).expect("upgrade");
-        for taken in 0..=STEPS.len() {
-            let mut old = Connection::open_in_memory().expect("memory");
-            for step in &STEPS[..taken] {
-                old.execute_batch(step).expect("step");
+        for later in 0..=LATER.len() {
+            let steps = with_later(&LATER[..later]);
+            let mut fresh = Connection::open_in_memory().expect("memory");
+            climb(&mut fresh, &steps).expect("steps");
+            for taken in 0..=steps.len() {
+                let mut old = Connection::open_in_memory().expect("memory");
+                climb(&mut old, &steps[..taken]).expect("steps");
+                climb(&mut old, &steps).expect("an upgrade");
+                assert_eq!(schema(&old), schema(&fresh), "from version {taken}");
+                let reached = usize::try_from(version(&old).expect("version"));
+                assert_eq!(reached, Ok(steps.len()), "from version {taken}");
+                assert_eq!(application(&old).expect("id"), APPLICATION_ID);
             }
-            old.pragma_update(None, "user_version", i64::try_from(taken).expect("small"))
-                .expect("pragma");
-            upgrade(&mut old).expect("upgrade");
-            assert_eq!(schema(&old), schema(&fresh), "from version {taken}");
-            assert_eq!(version(&old).expect("version"), newest());
+        }
+    }
+
+    #[test]
+    fn an_upgrade_keeps_what_the_store_holds() {
+        let steps = with_later(&LATER);
+        for version in 1..=STEPS.len() {
+            let mut store = held_by(version, &steps);
+            let columns = columns(&store);
+            let before = values(&store, &columns);
+            assert!(before.contains(&"mine.note=kept".to_owned()), "{before:?}");
+            climb(&mut store, &steps).expect("an upgrade");
+            assert_eq!(values(&store, &columns), before, "from version {version}");
+            // A later step may fill what is new from what is there.
+            let log = texts(&store, "select what from sync_log order by what");
+            assert_eq!(log, ["product", "tax"]);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_leaves_the_store_as_it_was() {
+        let steps = with_later(&[LATER[0], "insert into nowhere values (1)"]);
+        for taken in 0..=STEPS.len() {
+            let mut store = held_by(taken, &steps);
+            let (columns, before) = (columns(&store), schema(&store));
+            let held = values(&store, &columns);
+            let stood = (
+                version(&store).expect("version"),
+                application(&store).expect("id"),
+            );
+            climb(&mut store, &steps).expect_err("a step that fails");
+            assert_eq!(schema(&store), before);
+            assert_eq!(values(&store, &columns), held);
+            let stands = (
+                version(&store).expect("version"),
+                application(&store).expect("id"),
+            );
+            assert_eq!(stands, stood);
         }
     }
 
     #[test]
     fn an_upgrade_happens_once() {
-        let mut store = Connection::open_in_memory().expect("memory");
-        upgrade(&mut store).expect("upgrade");
+        let mut store = held_by(STEPS.len(), STEPS);
+        let changes: i64 = store.total_changes().try_into().expect("small");
         upgrade(&mut store).expect("again");
-        assert_eq!(application(&store).expect("id"), APPLICATION_ID);
+        assert_eq!(i64::try_from(store.total_changes()), Ok(changes));
+        assert_eq!(missing_table(&store).expect("a look"), None);
     }
 }

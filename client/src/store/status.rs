@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::open;
+use super::look;
 use super::schema;
 use super::sync_helpers;
 use super::table::{Purpose, Table};
@@ -36,9 +36,7 @@ pub struct EntityStatus {
 ///
 /// Counts the rows, so it takes longer where there are many.
 pub fn status(path: impl AsRef<Path>) -> Result<StoreStatus, Error> {
-    let path = path.as_ref();
-    let connection = open::open_read_only(path)?;
-    read(&connection).map_err(|error| error.in_store(path))
+    look::at(path.as_ref(), read)
 }
 
 fn read(connection: &Connection) -> Result<StoreStatus, Error> {

@@ -1,8 +1,9 @@
 //! Tables of entities: which are Highwater's, what they look like, and whether a page fits them.
 
 use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
+use super::renew::{self, Renewed};
 use super::table_sql::quoted;
 use crate::error::Error;
 
@@ -160,10 +161,30 @@ impl Table {
         Ok(())
     }
 
+    /// Whether rows can be written and removed: the table has its columns and its key, and the
+    /// triggers on it make sense.
+    pub(super) fn takes_rows(&self, connection: &Connection) -> Result<bool, Error> {
+        let target = format!("main.{}", quoted(&self.name));
+        for sql in [self.upsert_sql(&target), self.delete_sql()] {
+            match connection.prepare(&sql) {
+                Ok(_) => {}
+                Err(error) if is_senseless(&error) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
     /// Removes all rows.
     pub(super) fn clear(&self, connection: &Connection) -> Result<(), Error> {
         connection.execute_batch(&format!("delete from main.{}", quoted(&self.name)))?;
         Ok(())
+    }
+
+    /// Whether the table was made with a column of this name.
+    pub(super) fn has_column(&self, name: &str) -> bool {
+        let is_it = |column: &str| column.eq_ignore_ascii_case(name);
+        self.columns.iter().any(|column| is_it(&column.name)) || self.keeps_deleted && is_it(DELETED)
     }
 
     /// Whether one of the application's columns has the name of the flag.
@@ -191,12 +212,18 @@ pub(super) fn entities(connection: &Connection) -> Result<Vec<EntityName>, Error
     Ok(names.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Removes an entity's rows. Its table stays; one that is missing is forgotten.
-pub(super) fn reset(connection: &Connection, entity: &EntityName) -> Result<(), Error> {
+/// Removes an entity's rows. Its table stays where it takes rows; one that is missing is forgotten.
+///
+/// Returns what a new table meant for the user's objects on the old one.
+pub(super) fn reset(connection: &Connection, entity: &EntityName) -> Result<Renewed, Error> {
+    let mut renewed = Renewed::default();
     for purpose in [Purpose::Renewal, Purpose::Rows] {
         match (Table::find(connection, entity, purpose), purpose) {
             (Ok(Some(table)), Purpose::Renewal) => table.remove(connection)?,
-            (Ok(Some(table)), Purpose::Rows) => table.clear(connection)?,
+            (Ok(Some(table)), Purpose::Rows) if table.takes_rows(connection)? => table.clear(connection)?,
+            (Ok(Some(table)), Purpose::Rows) => {
+                renewed = renew::rebuild(connection, entity, &table)?;
+            }
             (Ok(None), _) => {}
             (Err(Error::TableMissing { .. }), _) => {
                 connection.execute(
@@ -207,14 +234,24 @@ pub(super) fn reset(connection: &Connection, entity: &EntityName) -> Result<(), 
             (Err(error), _) => return Err(error),
         }
     }
-    Ok(())
+    Ok(renewed)
 }
+
 /// What the store's file has under this name: `table`, `view`, `index` or nothing.
 pub(super) fn object_kind(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
     Ok(connection
         .prepare_cached("select type from sqlite_schema where name = ?1 collate nocase")?
         .query_row([name], |row| row.get(0))
         .optional()?)
+}
+
+/// Whether a statement cannot be compiled, since what it names is not there.
+pub(super) fn is_senseless(error: &rusqlite::Error) -> bool {
+    let error = match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error),
+        other => other.sqlite_error(),
+    };
+    error.is_some_and(|error| error.code == ErrorCode::Unknown)
 }
 
 fn is_deleted(column: &Column) -> bool {

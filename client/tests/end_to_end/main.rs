@@ -6,8 +6,12 @@
     reason = "a test fails by panicking"
 )]
 
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod interruption;
+mod midway;
 mod oracle;
 mod rig;
+mod schema_changes;
 mod types;
 mod writers;

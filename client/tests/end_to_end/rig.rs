@@ -98,25 +98,30 @@ impl Rig {
     /// Checks a store against the source, value for value.
     pub(crate) async fn assert_equal(&self, store: &Path, tables: &[&str], what: &str) {
         for table in tables {
-            let source = source(&self.pool, table).await;
-            let held = held(store, table);
-            let differ = source
-                .iter()
-                .filter(|(key, row)| held.get(*key) != Some(row))
-                .take(3);
-            let differ: Vec<_> = differ.map(|(key, row)| (key, row, held.get(key))).collect();
-            let extra: Vec<_> = held
-                .keys()
-                .filter(|key| !source.contains_key(*key))
-                .take(3)
-                .collect();
-            assert!(
-                differ.is_empty() && extra.is_empty(),
-                "{what}, {table}: differ {differ:#?}, extra {extra:?}, {} of {} rows",
-                held.len(),
-                source.len()
-            );
+            self.assert_same(store, table, table, what).await;
         }
+    }
+
+    /// Checks an entity of a store against the table of the source that it is made of.
+    pub(crate) async fn assert_same(&self, store: &Path, table: &str, entity: &str, what: &str) {
+        let source = source(&self.pool, table).await;
+        let held = held(store, entity);
+        let differ = source
+            .iter()
+            .filter(|(key, row)| held.get(*key) != Some(row))
+            .take(3);
+        let differ: Vec<_> = differ.map(|(key, row)| (key, row, held.get(key))).collect();
+        let extra: Vec<_> = held
+            .keys()
+            .filter(|key| !source.contains_key(*key))
+            .take(3)
+            .collect();
+        assert!(
+            differ.is_empty() && extra.is_empty(),
+            "{what}, {entity}: differ {differ:#?}, extra {extra:?}, {} of {} rows",
+            held.len(),
+            source.len()
+        );
     }
 }
 

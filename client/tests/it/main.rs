@@ -1,5 +1,13 @@
-//! The client against servers that are slow, broken, hostile or not servers at all.
+//! The client against servers that are slow, broken, hostile or not servers at all, and its program
+//! on files that are damaged, protected, not its own, or on a full disk.
 
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod damage;
 mod hostile;
+mod place;
 mod program;
+mod refused;
+mod resets;
+mod resyncs;
 mod server;

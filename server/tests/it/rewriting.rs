@@ -131,6 +131,12 @@ async fn columns_that_come_and_go_keep_the_page_whole() {
         copy.rows("product")[r#"{"id":2}"#],
         serde_json::json!({"id": 2, "price": 2})
     );
+    // Another column, though nothing but its values says so.
+    rig.run("alter table product drop column price; alter table product add column price numeric default 7")
+        .await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    assert_eq!(copy.rows("product")[r#"{"id":2}"#]["price"], 7);
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! The store on real files, fed with pages as bytes through the pull that feeds it in earnest.
 
 mod keeping;
+mod objects;
 mod pages;
 mod refusals;
 mod renewals;
+mod resyncs;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -22,6 +24,7 @@ use crate::applied::PullReport;
 use crate::error::Error;
 use crate::plan::Ask;
 use crate::pull::{Answer, Clock, Outcome, PageBody, Pull, Remote};
+use crate::spread::Spread;
 use crate::sync_helper::{SourceId, State, SyncHelper};
 
 /// The columns of most tests: key, text, date.
@@ -186,6 +189,9 @@ impl Page {
     }
 }
 
+/// Stands among pages for the answer that the cursor is gone.
+const GONE: Bytes = Bytes::from_static(b"gone");
+
 /// A server that answers with given pages, and remembers what it was asked.
 #[derive(Default)]
 struct Script {
@@ -223,7 +229,11 @@ impl Remote for Script {
         let chunks = [page.slice(..middle), page.slice(middle..)];
         Ok(Answer {
             source: SourceId::new(self.source.as_str()),
-            outcome: Outcome::Page(Chunks(chunks.into())),
+            outcome: if page == GONE {
+                Outcome::Resync(None)
+            } else {
+                Outcome::Page(Chunks(chunks.into()))
+            },
         })
     }
 }
@@ -300,6 +310,7 @@ async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, option
         wanted: options.wanted.as_deref(),
         keep_deleted: options.keep_deleted,
         retries: ExponentialBuilder::new().with_max_times(0),
+        resyncs: Spread::none(),
         stop: &CancellationToken::new(),
         observer: &|_| {},
     };
