@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use highwater_client::EntityName;
+use highwater_client::{EntityName, SeedLocation};
 
 const EXAMPLES: &str = "Examples:
   highwater pull --server http://127.0.0.1:8080 --store shop.db
@@ -31,6 +31,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   highwater run --server http://127.0.0.1:8080 --store shop.db --interval 30s")]
     Run(RunOptions),
+    /// Make a seed of the store: one compressed file that a new store can begin with.
+    #[command(after_help = "Examples:
+  highwater seed --store shop.db --out /srv/www/shop.seed
+  highwater pull --server http://127.0.0.1:8080 --store new.db --seed https://cdn.example.org/shop.seed
+
+A client may write to the store meanwhile. The seed holds rows and cursors, nothing else of this device.")]
+    Seed(SeedOptions),
     /// Show how each entity of the store stands.
     #[command(after_help = "Example:
   highwater status --store shop.db --json")]
@@ -62,6 +69,9 @@ pub(crate) struct ServerOptions {
     /// An entity to pull; may be given again. All that the server offers when absent.
     #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,
+    /// A seed to begin a new store with: a file or an address. A store that is there is left as it is.
+    #[arg(long, value_name = "FILE or URL")]
+    pub(crate) seed: Option<SeedLocation>,
     /// The most rows in a page.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
@@ -97,6 +107,21 @@ pub(crate) struct RunOptions {
     /// that a fleet does not arrive at once. The old rows stay readable meanwhile; 0s is no wait.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) resync_spread: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SeedOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    /// The seed to write; one that is there is replaced when the new one is complete.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

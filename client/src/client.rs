@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
@@ -14,8 +14,9 @@ use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull};
 use crate::remote::HttpRemote;
+use crate::seed::{self, SeedLocation, Seeding};
 use crate::spread::Spread;
-use crate::store::Store;
+use crate::store::{Store, Vacant};
 
 /// The first wait before another attempt.
 const RETRY_MILLISECONDS_MIN: u64 = 500;
@@ -123,6 +124,66 @@ impl Client {
         self.remote.entities().await
     }
 
+    /// Pulls into a store that was made of a seed. The inner error says why the server cannot go
+    /// on from it.
+    async fn try_seed(
+        &self,
+        location: &SeedLocation,
+        stop: &CancellationToken,
+    ) -> Result<Result<PullReport, Error>, Error> {
+        // To begin anew is to do without the seed, so the pull ends there.
+        let refused = Arc::new(OnceLock::new());
+        let ended = stop.child_token();
+        let observer: Observer = {
+            let (refused, ended, told) = (Arc::clone(&refused), ended.clone(), Arc::clone(&self.observer));
+            Arc::new(move |event: Event<'_>| match event {
+                Event::Resync { reason, .. } => {
+                    let _ = refused.set(reason);
+                    ended.cancel();
+                }
+                event => told(event),
+            })
+        };
+        let trial = Self {
+            observer,
+            ..self.clone()
+        };
+        let pulled = trial.pull_until(&ended).await;
+        if let Some(reason) = refused.get() {
+            return Ok(Err(seed::not_served(location, *reason)));
+        }
+        match pulled {
+            Ok(report) => Ok(Ok(report)),
+            Err(error @ (Error::OtherSource { .. } | Error::Damaged { .. })) => {
+                Ok(Err(seed::not_usable(location, error)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets go of the store, and makes the same client of another.
+    fn without_store(self) -> impl FnOnce(Store) -> Self {
+        let Self {
+            store,
+            remote,
+            entities,
+            keep_deleted,
+            resync_spread,
+            observer,
+            applied,
+        } = self;
+        drop(store);
+        move |store| Self {
+            store,
+            remote,
+            entities,
+            keep_deleted,
+            resync_spread,
+            observer,
+            applied,
+        }
+    }
+
     async fn run(
         &self,
         retries: ExponentialBuilder,
@@ -212,6 +273,48 @@ impl ClientBuilder {
         let remote = self.remote()?;
         let store = Store::open(path)?;
         Ok(self.with(remote, store))
+    }
+
+    /// As [`ClientBuilder::open`], but a store that is missing or empty begins with a seed, and is
+    /// pulled up to date before it is put in its place. A seed that the server cannot go on from,
+    /// or that is none, is left aside, and the store is empty then; [`Seeding`] says which it was.
+    ///
+    /// Fails, and leaves nothing behind but what was downloaded, where the server cannot be asked
+    /// or `stop` is cancelled.
+    pub async fn open_with_seed(
+        self,
+        path: impl AsRef<Path>,
+        location: &SeedLocation,
+        stop: &CancellationToken,
+    ) -> Result<(Client, Seeding), Error> {
+        let remote = self.remote()?;
+        let Some(place) = Vacant::at(path.as_ref())? else {
+            let store = Store::open(path)?;
+            return Ok((self.with(remote, store), Seeding::NotNeeded));
+        };
+        seed::check_location(location)?;
+        let unpacked = match seed::unpack(location, place.path(), stop).await {
+            Ok(unpacked) => unpacked,
+            Err(error @ Error::Seed { .. }) => {
+                return Ok((self.with(remote, Store::begin(place)?), Seeding::Refused(error)));
+            }
+            Err(error) => return Err(error),
+        };
+        let client = self.with(remote, Store::open(unpacked.path())?);
+        let tried = client.try_seed(location, stop).await;
+        // Every connection to the store must be closed before it is moved.
+        let client = client.without_store();
+        let seeding = match tried? {
+            Ok(pull) => Seeding::Began {
+                seed: unpacked.install(place.path())?,
+                pull,
+            },
+            Err(refusal) => {
+                unpacked.discard();
+                Seeding::Refused(refusal)
+            }
+        };
+        Ok((client(Store::begin(place)?), seeding))
     }
 
     fn remote(&self) -> Result<HttpRemote, Error> {

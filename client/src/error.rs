@@ -205,6 +205,16 @@ pub enum Error {
     /// The pull was asked to stop.
     #[error("stopped before the pull had ended; the next one goes on from here")]
     Stopped,
+    /// A seed cannot be used, or not be made.
+    #[error("the seed {seed} cannot be used: {reason}")]
+    Seed {
+        /// The file or the address.
+        seed: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What the system or the network said, where they said something.
+        source: Option<Cause>,
+    },
     /// A task that writes to the store ended unexpectedly.
     #[error("the task that writes to the store ended unexpectedly")]
     Task(#[source] Cause),

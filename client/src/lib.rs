@@ -31,6 +31,7 @@ mod meter;
 mod plan;
 mod pull;
 mod remote;
+mod seed;
 #[cfg(test)]
 mod simulation;
 mod spread;
@@ -44,5 +45,6 @@ pub use crate::client::{Client, ClientBuilder};
 pub use crate::error::{Cause, Error};
 pub use crate::meter::Progress;
 pub use crate::pull::Event;
+pub use crate::seed::{SeedLocation, SeedReport, Seeding, write_seed};
 pub use crate::store::{EntityStatus, Reset, Store, StoreStatus, reset, status};
 pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};

@@ -92,7 +92,8 @@ impl Bar {
         self.bar.finish_and_clear();
     }
 
-    fn say(&self, line: &str) {
+    /// Says something that stays, beside the bar.
+    pub(crate) fn say(&self, line: &str) {
         if self.is_shown() {
             self.bar.println(line);
         } else if !self.quiet {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use highwater_shared::{EntityName, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The opaque token that the server hands out, and that is sent back as `since`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -24,7 +24,7 @@ impl Cursor {
 }
 
 /// The own id of the database that a store is a copy of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SourceId(String);
 

@@ -3,12 +3,15 @@
 pub(crate) mod pull;
 pub(crate) mod reset;
 pub(crate) mod run;
+pub(crate) mod seed;
 pub(crate) mod status;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 
 use anyhow::Context as _;
-use highwater_client::{Client, ClientBuilder, PageApplied};
+use highwater_client::{Client, ClientBuilder, PageApplied, Seeding};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::ServerOptions;
 
@@ -44,6 +47,33 @@ fn client(options: &ServerOptions) -> anyhow::Result<ClientBuilder> {
         builder = builder.token(token);
     }
     Ok(builder)
+}
+
+/// Opens the store of a command, with its seed where one is named.
+async fn open(
+    builder: ClientBuilder,
+    store: &Path,
+    options: &ServerOptions,
+    stop: &CancellationToken,
+) -> Result<(Client, Seeding), highwater_client::Error> {
+    match &options.seed {
+        Some(seed) => builder.open_with_seed(store, seed, stop).await,
+        None => Ok((builder.open(store)?, Seeding::NotNeeded)),
+    }
+}
+
+/// What became of the seed, where there is something to say.
+fn about_seed(seeding: &Seeding) -> Option<String> {
+    match seeding {
+        Seeding::Began { seed, .. } => {
+            let as_of = seed
+                .pulled_at
+                .map_or(String::new(), |date| format!(" as of {date}"));
+            Some(format!("began with {} rows{as_of} from the seed", seed.rows()))
+        }
+        Seeding::Refused(error) => Some(format!("{error}; doing without it")),
+        _ => None,
+    }
 }
 
 fn token(options: &ServerOptions) -> anyhow::Result<Option<String>> {

@@ -1,9 +1,9 @@
 //! `highwater pull`: once, with a progress bar on a terminal.
 
-use highwater_client::{Client, Event, PullReport};
+use highwater_client::{Client, Event, PullReport, Seeding};
 use serde_json::json;
 
-use super::{client, print};
+use super::{about_seed, client, open, print};
 use crate::cli::PullOptions;
 use crate::interrupt;
 use crate::progress::Bar;
@@ -13,20 +13,26 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let stop = interrupt::token()?;
     let bar = Bar::new(!options.json, quiet);
     let shown = bar.clone();
-    let client = client(&options.server)?
-        .observer(move |event: Event<'_>| shown.event(&event))
-        .open(&options.store.store)?;
+    let builder = client(&options.server)?.observer(move |event: Event<'_>| shown.event(&event));
+    let opened = open(builder, &options.store.store, &options.server, &stop).await;
+    let (client, seeding) = opened.inspect_err(|_| bar.end())?;
+    if let Some(line) = about_seed(&seeding) {
+        bar.say(&line);
+    }
     if bar.is_shown() && client.store().is_new()? {
         // Only for the bar; what is wrong with the server, the pull will say.
         if let Ok(rows) = expected_rows(&client, &options).await {
             bar.expect(rows);
         }
     }
-    let outcome = client.pull_until(&stop).await;
+    let outcome = match &seeding {
+        Seeding::Began { pull, .. } => Ok(pull.clone()),
+        _ => client.pull_until(&stop).await,
+    };
     bar.end();
     let report = outcome?;
     if options.json {
-        print(&as_json(&report, &client)?)
+        print(&as_json(&report, &client, &seeding)?)
     } else if quiet {
         Ok(())
     } else {
@@ -60,7 +66,7 @@ fn as_text(report: &PullReport) -> String {
     )
 }
 
-fn as_json(report: &PullReport, client: &Client) -> anyhow::Result<String> {
+fn as_json(report: &PullReport, client: &Client, seeding: &Seeding) -> anyhow::Result<String> {
     let helpers = client.store().sync_helpers()?;
     let entities: Vec<serde_json::Value> = helpers
         .iter()
@@ -80,7 +86,13 @@ fn as_json(report: &PullReport, client: &Client) -> anyhow::Result<String> {
             })
         })
         .collect();
+    let seed = match seeding {
+        Seeding::Began { seed, .. } => json!({"rows": seed.rows(), "pulledAt": seed.pulled_at}),
+        Seeding::Refused(error) => json!({"refused": error.to_string()}),
+        _ => serde_json::Value::Null,
+    };
     let report = json!({
+        "seed": seed,
         "rows": report.rows,
         "deleted": report.deleted,
         "pages": report.pages,

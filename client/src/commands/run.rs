@@ -1,8 +1,8 @@
 //! `highwater run`: the daemon.
 
-use highwater_client::{Event, PageApplied};
+use highwater_client::{Event, PageApplied, Seeding};
 
-use super::{client, log, user_objects};
+use super::{about_seed, client, log, open, user_objects};
 use crate::cli::RunOptions;
 use crate::interrupt;
 
@@ -13,10 +13,18 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
         tracing::Level::INFO
     });
     let stop = interrupt::token()?;
-    let client = client(&options.server)?
+    let builder = client(&options.server)?
         .resync_spread(options.resync_spread)
-        .observer(|event: Event<'_>| note(&event))
-        .open(&options.store.store)?;
+        .observer(|event: Event<'_>| note(&event));
+    let (client, seeding) = match open(builder, &options.store.store, &options.server, &stop).await {
+        Err(error) if error.is_stopped() => return Ok(()),
+        opened => opened?,
+    };
+    match (about_seed(&seeding), &seeding) {
+        (Some(line), Seeding::Refused(_)) => tracing::warn!("{line}"),
+        (Some(line), _) => tracing::info!("{line}"),
+        (None, _) => {}
+    }
     tracing::info!(
         store = %client.store().path().display(),
         interval = %humantime::format_duration(options.interval),

@@ -6,6 +6,7 @@
 
 mod block;
 mod head;
+mod image;
 mod look;
 mod no_room;
 mod objects;
@@ -34,7 +35,9 @@ use bytes::Bytes;
 use highwater_shared::{EntityName, PageError, PageParser};
 use tokio::sync::mpsc;
 
+pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
 use self::open::OpenStore;
+pub(crate) use self::open::{Vacant, beside};
 use self::page::PageWriter;
 pub use self::reset::{Reset, reset};
 pub use self::status::{EntityStatus, StoreStatus, status};
@@ -73,12 +76,20 @@ impl Store {
     /// Fails without touching the file when it is not a store of this program, when it comes from a
     /// newer version, when it is damaged or cannot be written, or when another process writes to it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let open = open::open(path.as_ref())?;
-        Ok(Self {
+        open::open(path.as_ref()).map(Self::new)
+    }
+
+    /// Opens the store in a place that was vacant.
+    pub(crate) fn begin(place: Vacant) -> Result<Self, Error> {
+        Ok(Self::new(place.open()?))
+    }
+
+    fn new(open: OpenStore) -> Self {
+        Self {
             path: open.path.clone(),
             inner: Arc::new(Mutex::new(open)),
             turn: Arc::default(),
-        })
+        }
     }
 
     /// Where the file is.

@@ -37,6 +37,38 @@ pub(super) fn open(path: &Path) -> Result<OpenStore, Error> {
     })
 }
 
+/// The place of a store that is not there yet, and the lock on it.
+pub(crate) struct Vacant {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Vacant {
+    /// The place at `path`; `None` where something is there.
+    pub(crate) fn at(path: &Path) -> Result<Option<Self>, Error> {
+        let path = absolute(path)?;
+        if has_content(&path)? {
+            return Ok(None);
+        }
+        let lock = lock(&path)?;
+        // Whoever had the lock before may have made one.
+        Ok((!has_content(&path)?).then_some(Self { path, lock }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the store that was put here, or makes an empty one.
+    pub(super) fn open(self) -> Result<OpenStore, Error> {
+        Ok(OpenStore {
+            connection: connect(&self.path)?,
+            path: self.path,
+            _lock: self.lock,
+        })
+    }
+}
+
 /// Refuses a file that is not a store, or cannot be written, before anything is left beside it.
 pub(super) fn check(path: &Path) -> Result<(), Error> {
     if !has_content(path)? {
@@ -144,7 +176,7 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
 }
 
 /// The file beside the store that is called like it, with `suffix`.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -13,5 +13,7 @@ mod midway;
 mod oracle;
 mod rig;
 mod schema_changes;
+mod seed_server;
+mod seeds;
 mod types;
 mod writers;

@@ -1,0 +1,169 @@
+//! Fetches a seed over HTTP into a file beside the store, and goes on where it was cut off.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::{Response, StatusCode, redirect};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::format::{self, HEADER_BYTES_MAX};
+use super::{refused, refused_for};
+use crate::error::Error;
+
+/// How long to wait for a connection.
+const CONNECT_SECONDS_MAX: u64 = 10;
+
+/// How long the server may be silent.
+const SILENCE_SECONDS_MAX: u64 = 60;
+
+/// Redirects that are followed; whoever hands out large files likes to send one elsewhere.
+const REDIRECTS_MAX: usize = 10;
+
+/// Attempts after the first, each of which goes on where the last was cut off.
+const RETRIES_MAX: usize = 5;
+
+/// Has the seed at `url` in the file `part`, whole by what its first line says.
+pub(super) async fn fetch(url: &Url, part: &Path, stop: &CancellationToken) -> Result<(), Error> {
+    let http = client(url).map_err(|error| Error::Http(Box::new(error)))?;
+    let mut delays = ExponentialBuilder::new()
+        .with_jitter()
+        .with_max_times(RETRIES_MAX)
+        .build();
+    loop {
+        let attempt = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Error::Stopped),
+            attempt = go_on(&http, url, part) => attempt,
+        };
+        match attempt {
+            Ok(()) => return Ok(()),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Passing(error)) => match delays.next() {
+                Some(delay) => {
+                    tracing::info!(%url, %error, "the seed's download was cut off; going on");
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return Err(Error::Stopped),
+                        () = tokio::time::sleep(delay) => {}
+                    }
+                }
+                None => return Err(refused(url, format!("it cannot be fetched ({error})"), error)),
+            },
+        }
+    }
+}
+
+/// Why an attempt failed, and whether another can do better.
+enum Failure {
+    Passing(reqwest::Error),
+    Final(Error),
+}
+
+/// One attempt: asks for what is missing.
+async fn go_on(http: &reqwest::Client, url: &Url, part: &Path) -> Result<(), Failure> {
+    let unwritable = |error: std::io::Error| {
+        let reason = format!("{} cannot be written ({error})", part.display());
+        Failure::Final(refused(url, reason, error))
+    };
+    let have = start(http, url, part).await?;
+    let mut request = http.get(url.clone());
+    if have > 0 {
+        request = request.header(RANGE, format!("bytes={have}-"));
+    }
+    let mut response = request.send().await.map_err(Failure::Passing)?;
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(part)
+        .map_err(unwritable)?;
+    let from = match response.status() {
+        StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
+        // Nothing is missing.
+        StatusCode::RANGE_NOT_SATISFIABLE => return Ok(()),
+        _ => {
+            response = response.error_for_status().map_err(failure(url))?;
+            0
+        }
+    };
+    file.set_len(from).map_err(unwritable)?;
+    file.seek(SeekFrom::Start(from)).map_err(unwritable)?;
+    while let Some(chunk) = response.chunk().await.map_err(Failure::Passing)? {
+        file.write_all(&chunk).map_err(unwritable)?;
+    }
+    Ok(())
+}
+
+/// How much of the file is there already, and of the same seed: the first line, which holds the
+/// checksum of all that follows, tells one seed from another.
+async fn start(http: &reqwest::Client, url: &Url, part: &Path) -> Result<u64, Failure> {
+    let Ok(file) = File::open(part) else { return Ok(0) };
+    let mut file = BufReader::new(file);
+    let (Ok(_), Ok(header), Ok(have)) = (
+        format::read_header(&mut file),
+        file.stream_position(),
+        fs::metadata(part).map(|metadata| metadata.len()),
+    ) else {
+        return Ok(0);
+    };
+    let kept = fs::read(part).ok().map(|bytes| {
+        bytes
+            .get(..usize::try_from(header).unwrap_or(0))
+            .map(<[u8]>::to_vec)
+    });
+    let request = http
+        .get(url.clone())
+        .header(RANGE, format!("bytes=0-{}", header.saturating_sub(1)));
+    let mut response = request.send().await.map_err(Failure::Passing)?;
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(0);
+    }
+    let mut offered = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Failure::Passing)? {
+        offered.extend_from_slice(&chunk);
+        if offered.len() as u64 > HEADER_BYTES_MAX {
+            return Ok(0);
+        }
+    }
+    Ok(if kept.flatten() == Some(offered) { have } else { 0 })
+}
+
+fn range_start(response: &Response) -> Option<u64> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+}
+
+/// A refusal that may pass, such as 503, and one that will not, such as 404.
+fn failure(url: &Url) -> impl Fn(reqwest::Error) -> Failure {
+    move |error| {
+        let passing = error
+            .status()
+            .is_some_and(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS);
+        if passing {
+            return Failure::Passing(error);
+        }
+        let status = error
+            .status()
+            .map_or("no status".to_owned(), |status| status.to_string());
+        Failure::Final(refused_for(url.as_str(), format!("its server answered {status}")))
+    }
+}
+
+/// A client without the token: whoever hands out seeds need not know it.
+fn client(url: &Url) -> Result<reqwest::Client, reqwest::Error> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("highwater/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        .read_timeout(Duration::from_secs(SILENCE_SECONDS_MAX))
+        .redirect(redirect::Policy::limited(REDIRECTS_MAX));
+    if url.scheme() == "https" {
+        // A redirect to plain HTTP would let anyone on the way put another seed in its place.
+        builder = builder.https_only(true);
+    }
+    builder.build()
+}

@@ -1,0 +1,279 @@
+//! The file: one line of JSON that says what follows, and then a store's file, compressed by zstd.
+//!
+//! The line holds the sizes and a checksum of what follows it, so that a seed which was cut off,
+//! damaged or swapped under way is never taken for a whole one.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use highwater_shared::{EntityName, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::store::ImageContents;
+use crate::sync_helper::SourceId;
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+
+/// The longest first line that is read.
+pub(super) const HEADER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How hard zstd tries. Higher levels make the file little smaller and take much longer.
+const LEVEL: i32 = 3;
+
+/// The most memory that a seed may ask of the decoder: 2 to this power, in bytes.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// Bytes that are read and written at a time.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Header {
+    /// The version of the form.
+    highwater_seed: u32,
+    pub(crate) source: SourceId,
+    pub(crate) pulled_at: Option<Timestamp>,
+    pub(crate) entities: Vec<HeaderEntity>,
+    /// The size of the store.
+    pub(crate) bytes: u64,
+    /// The size of what follows the line.
+    pub(crate) compressed_bytes: u64,
+    /// The checksum of what follows the line, in hexadecimal digits.
+    sha256: String,
+}
+
+/// What the first line holds in every version of the form.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Form {
+    highwater_seed: u32,
+}
+
+/// An entity of a seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeaderEntity {
+    pub(crate) entity: EntityName,
+    pub(crate) rows: u64,
+}
+
+/// Writes the seed `out` from a store's file.
+pub(super) fn pack(image: &Path, contents: &ImageContents, out: &Path) -> io::Result<Header> {
+    let body = out.with_extension("body");
+    let mut store = BufReader::with_capacity(BUFFER_BYTES, File::open(image)?);
+    let mut encoder = zstd::Encoder::new(Hashed::new(File::create(&body)?), LEVEL)?;
+    encoder.include_checksum(true)?;
+    let bytes = io::copy(&mut store, &mut encoder)?;
+    let hashed = encoder.finish()?;
+    let header = Header {
+        highwater_seed: VERSION,
+        source: contents.source.clone(),
+        pulled_at: contents.pulled_at,
+        entities: contents
+            .entities
+            .iter()
+            .map(|(entity, rows)| HeaderEntity {
+                entity: entity.clone(),
+                rows: *rows,
+            })
+            .collect(),
+        bytes,
+        compressed_bytes: hashed.bytes,
+        sha256: hex(&hashed.hash.finalize()),
+    };
+    let mut seed = BufWriter::with_capacity(BUFFER_BYTES, File::create(out)?);
+    serde_json::to_writer(&mut seed, &header)?;
+    seed.write_all(b"\n")?;
+    io::copy(&mut File::open(&body)?, &mut seed)?;
+    seed.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
+    Ok(header)
+}
+
+/// Reads the first line, or says why it is none.
+pub(super) fn read_header(seed: &mut impl BufRead) -> Result<Header, String> {
+    let mut line = Vec::new();
+    let read = seed.take(HEADER_BYTES_MAX).read_until(b'\n', &mut line);
+    read.map_err(|error| format!("it cannot be read ({error})"))?;
+    if line.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let form: Form =
+        serde_json::from_slice(&line).map_err(|_| "it is not a seed of Highwater's".to_owned())?;
+    if form.highwater_seed != VERSION {
+        return Err(format!(
+            "it is in version {} of the form, and this highwater knows version {VERSION}",
+            form.highwater_seed
+        ));
+    }
+    serde_json::from_slice(&line).map_err(|error| format!("its first line cannot be read ({error})"))
+}
+
+/// Writes the store's file that follows the first line, or says why it cannot be used.
+pub(super) fn unpack(body: impl Read, header: &Header, image: &Path) -> Result<(), String> {
+    let failed = |error: io::Error| format!("it cannot be unpacked ({error})");
+    let reader = BufReader::with_capacity(BUFFER_BYTES, Hashed::new(body.take(header.compressed_bytes)));
+    let mut decoder = zstd::Decoder::with_buffer(reader).map_err(failed)?.single_frame();
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
+    let mut store = File::create(image).map_err(failed)?;
+    // One byte more than there should be, so that more is noticed, and no disk is filled with it.
+    let written = copy(
+        &mut decoder.by_ref().take(header.bytes.saturating_add(1)),
+        &mut store,
+    )
+    .map_err(failed)?;
+    let mut rest = decoder.finish();
+    io::copy(&mut rest, &mut io::sink()).map_err(failed)?;
+    if hex(&rest.into_inner().hash.finalize()) != header.sha256 {
+        return Err("its checksum is wrong: it was damaged on its way".to_owned());
+    }
+    if written != header.bytes {
+        return Err(format!(
+            "it unpacks to another size than the {} bytes that it says",
+            header.bytes
+        ));
+    }
+    Ok(())
+}
+
+/// Copies in large pieces: a store's file is large, and the default is not.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut copied = 0;
+    loop {
+        let read = from.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+            return Ok(copied);
+        };
+        to.write_all(piece)?;
+        copied += piece.len() as u64;
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Passes bytes on and takes their checksum.
+struct Hashed<T> {
+    inner: T,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<T> Hashed<T> {
+    fn new(inner: T) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl<T: Read> Read for Hashed<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.note(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+impl<T: Write> Write for Hashed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.note(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(folder: &Path, image: &[u8]) -> (Header, Vec<u8>) {
+        let contents = ImageContents {
+            source: SourceId::new("s"),
+            pulled_at: None,
+            entities: vec![(EntityName::new("product"), 3)],
+        };
+        std::fs::write(folder.join("image"), image).expect("an image");
+        let header = pack(&folder.join("image"), &contents, &folder.join("seed")).expect("a seed");
+        (header, std::fs::read(folder.join("seed")).expect("a seed"))
+    }
+
+    fn unpacked(folder: &Path, seed: &[u8], change: impl Fn(&mut Header)) -> Result<Vec<u8>, String> {
+        let mut rest = seed;
+        let mut header = read_header(&mut rest)?;
+        change(&mut header);
+        unpack(rest, &header, &folder.join("out"))?;
+        Ok(std::fs::read(folder.join("out")).expect("a store"))
+    }
+
+    #[test]
+    fn what_was_packed_comes_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image: Vec<u8> = (0..1_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let (header, seed) = packed(folder.path(), &image);
+        assert_eq!(header.bytes, image.len() as u64);
+        assert_eq!(unpacked(folder.path(), &seed, |_| {}).as_deref(), Ok(&image[..]));
+    }
+
+    #[test]
+    fn any_damage_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_, seed) = packed(folder.path(), &vec![7; 10_000]);
+        for at in 0..seed.len() {
+            let mut damaged = seed.clone();
+            damaged[at] ^= 0x20;
+            let outcome = unpacked(folder.path(), &damaged, |_| {});
+            // What the first line says of source, rows and date is not vouched for.
+            assert!(outcome.is_err() || outcome == Ok(vec![7; 10_000]), "byte {at}");
+        }
+        for length in 0..seed.len() {
+            assert!(
+                unpacked(folder.path(), &seed[..length], |_| {}).is_err(),
+                "{length} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_seed_that_unpacks_to_more_than_it_says_fills_no_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_, seed) = packed(folder.path(), &vec![0; 50_000_000]);
+        let outcome = unpacked(folder.path(), &seed, |header| header.bytes = 1_000);
+        assert!(outcome.is_err_and(|reason| reason.contains("another size")));
+        let written = std::fs::metadata(folder.path().join("out"))
+            .expect("a file")
+            .len();
+        assert!(written <= 1_001, "{written} bytes");
+    }
+
+    #[test]
+    fn what_is_no_seed_is_told_from_one_of_a_newer_version() {
+        let reason = |text: &str| read_header(&mut text.as_bytes()).expect_err("no seed");
+        assert!(reason("").contains("empty"));
+        assert!(reason("<html>").contains("not a seed"));
+        assert!(reason(&"x".repeat(5_000_000)).contains("not a seed"));
+        assert!(reason("{\"highwaterSeed\":9,\"x\":1}\n").contains("version 9"));
+        assert!(reason("{\"highwaterSeed\":1}\n").contains("first line"));
+    }
+}

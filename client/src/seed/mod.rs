@@ -1,0 +1,290 @@
+//! Seeds: a store as one compressed file that any web server can hand out, so that a first pull
+//! need not come from Postgres.
+//!
+//! A seed holds rows, cursors and the source, and nothing of the device that it was made on. A
+//! store that begins with one goes on from its cursors. Until the server has confirmed these, the
+//! store lies beside its place, where no reader sees it: a seed of another database or for another
+//! scope never becomes visible.
+
+mod download;
+mod format;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufReader, Seek as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use highwater_shared::{EntityName, ResyncReason, Timestamp};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::applied::PullReport;
+use crate::error::{Cause, Error};
+use crate::store::{self, SeedImage};
+use crate::sync_helper::SourceId;
+
+pub(crate) use self::format::Header;
+
+/// Where a seed is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeedLocation {
+    /// A file of this machine.
+    File(PathBuf),
+    /// A file that a web server hands out. Nothing secret is sent there.
+    Url(Url),
+}
+
+impl FromStr for SeedLocation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("name a file, or an address that begins with http:// or https://".to_owned());
+        }
+        if !(text.starts_with("http://") || text.starts_with("https://")) {
+            return Ok(Self::File(PathBuf::from(text)));
+        }
+        Url::parse(text)
+            .map(Self::Url)
+            .map_err(|error| format!("it is not an address ({error})"))
+    }
+}
+
+impl fmt::Display for SeedLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => url.fmt(f),
+        }
+    }
+}
+
+/// What is in a seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeedReport {
+    /// The own id of the database that its rows come from.
+    pub source: SourceId,
+    /// The oldest time of the pulls that its rows come from.
+    pub pulled_at: Option<Timestamp>,
+    /// Its entities and their rows.
+    pub entities: Vec<(EntityName, u64)>,
+    /// The size of the seed.
+    pub bytes: u64,
+    /// The size of the store that it becomes.
+    pub store_bytes: u64,
+}
+
+impl SeedReport {
+    fn new(header: &Header) -> Self {
+        Self {
+            source: header.source.clone(),
+            pulled_at: header.pulled_at,
+            entities: header
+                .entities
+                .iter()
+                .map(|entity| (entity.entity.clone(), entity.rows))
+                .collect(),
+            bytes: header.compressed_bytes,
+            store_bytes: header.bytes,
+        }
+    }
+
+    /// The rows of all entities.
+    pub fn rows(&self) -> u64 {
+        self.entities.iter().map(|(_, rows)| rows).sum()
+    }
+}
+
+/// How a store that was to begin with a seed has begun.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Seeding {
+    /// The store was there already.
+    NotNeeded,
+    /// With the seed, and then with what has changed since.
+    Began {
+        /// What came with the seed.
+        seed: SeedReport,
+        /// What the pull brought that followed.
+        pull: PullReport,
+    },
+    /// Empty, since the seed cannot be used.
+    Refused(Error),
+}
+
+/// Writes a seed of the store at `store` to `out`, beside a client that writes to the store.
+///
+/// The store is read in one transaction and must not be in the middle of a pull. `out` is
+/// replaced at once when the seed is complete. Blocks for as long as it takes.
+pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SeedReport, Error> {
+    let (store, out) = (store.as_ref(), out.as_ref());
+    let failed =
+        |what: &str, error: std::io::Error| refused(out.display(), format!("{what} ({error})"), error);
+    let folder = match out.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // In the folder of the seed, so that the last step is a rename; gone however this ends.
+    let work = Scratch::new(folder, out).map_err(|error| failed("its folder cannot be written to", error))?;
+    let contents = store::write_image(store, &work.path("image"))?;
+    let header = format::pack(&work.path("image"), &contents, &work.path("seed"))
+        .map_err(|error| failed("it cannot be written", error))?;
+    fs::rename(work.path("seed"), out).map_err(|error| failed("it cannot be put in its place", error))?;
+    Ok(SeedReport::new(&header))
+}
+
+/// A store made of a seed, not yet in its place.
+pub(crate) struct Unpacked {
+    pub(crate) report: SeedReport,
+    image: SeedImage,
+    /// What was downloaded; it has served its purpose once the store is in its place.
+    downloaded: Option<PathBuf>,
+}
+
+impl Unpacked {
+    /// The path of the store for now.
+    pub(crate) fn path(&self) -> &Path {
+        self.image.path()
+    }
+
+    /// Puts the store, which nothing may have open, in its place.
+    pub(crate) fn install(self, store: &Path) -> Result<SeedReport, Error> {
+        self.image.install(store)?;
+        if let Some(part) = self.downloaded {
+            // It would only take room.
+            let _ = fs::remove_file(part);
+        }
+        Ok(self.report)
+    }
+
+    /// Removes it all, since the server cannot go on from it.
+    pub(crate) fn discard(self) {
+        if let Some(part) = &self.downloaded {
+            let _ = fs::remove_file(part);
+        }
+    }
+}
+
+/// Refuses a file that is not there: that is a slip, and not a seed that has gone bad.
+pub(crate) fn check_location(location: &SeedLocation) -> Result<(), Error> {
+    match location {
+        SeedLocation::File(path) if !path.exists() => Err(refused_for(
+            &location.to_string(),
+            "there is no such file".to_owned(),
+        )),
+        SeedLocation::File(_) | SeedLocation::Url(_) => Ok(()),
+    }
+}
+
+/// The error for a seed that the server does not go on from.
+pub(crate) fn not_served(location: &SeedLocation, reason: Option<ResyncReason>) -> Error {
+    let reason = match reason {
+        Some(ResyncReason::ScopeChanged) => "it was made for another scope than this caller's",
+        Some(ResyncReason::SourceChanged) => "the database was restored or replaced after it was made",
+        None => "the server cannot go on from its cursor",
+    };
+    refused_for(&location.to_string(), reason.to_owned())
+}
+
+/// The error for a seed that turned out to be useless.
+pub(crate) fn not_usable(location: &SeedLocation, error: Error) -> Error {
+    let reason = match &error {
+        Error::OtherSource { .. } => "it was made from another database than the server's".to_owned(),
+        other => other.to_string(),
+    };
+    refused(location, reason, error)
+}
+
+/// Fetches a seed and unpacks it beside the place of `store`. A download that was cut off is gone
+/// on with, also by a later call.
+pub(crate) async fn unpack(
+    location: &SeedLocation,
+    store: &Path,
+    stop: &CancellationToken,
+) -> Result<Unpacked, Error> {
+    let (path, downloaded) = match location {
+        SeedLocation::File(path) => (path.clone(), None),
+        SeedLocation::Url(url) => {
+            let part = store::beside(store, ".seed-part");
+            download::fetch(url, &part, stop).await?;
+            (part.clone(), Some(part))
+        }
+    };
+    let image = SeedImage::new(store);
+    let name = location.to_string();
+    let unpacking = {
+        let (downloaded, image_path) = (downloaded.clone(), image.path().to_owned());
+        tokio::task::spawn_blocking(move || {
+            let unpacked = unpack_file(&name, &path, &image_path);
+            if let (Err(_), Some(part)) = (&unpacked, &downloaded) {
+                // Whatever is wrong with it, the same bytes will not do the next time.
+                let _ = fs::remove_file(part);
+            }
+            unpacked
+        })
+    };
+    let header = unpacking.await.map_err(|error| Error::Task(Box::new(error)))??;
+    Ok(Unpacked {
+        report: SeedReport::new(&header),
+        image,
+        downloaded,
+    })
+}
+
+fn unpack_file(name: &str, seed: &Path, image: &Path) -> Result<Header, Error> {
+    let unreadable = |error: std::io::Error| refused(name, format!("it cannot be read ({error})"), error);
+    let mut file = BufReader::new(File::open(seed).map_err(unreadable)?);
+    let header = format::read_header(&mut file).map_err(|reason| refused_for(name, reason))?;
+    let start = file.stream_position().map_err(unreadable)?;
+    let length = file.get_ref().metadata().map_err(unreadable)?.len();
+    if length != start.saturating_add(header.compressed_bytes) {
+        let reason = format!(
+            "it is {length} bytes long instead of {}: it was cut off or added to",
+            start.saturating_add(header.compressed_bytes)
+        );
+        return Err(refused_for(name, reason));
+    }
+    format::unpack(file, &header, image).map_err(|reason| refused_for(name, reason))?;
+    store::check_image(image).map_err(|reason| refused_for(name, reason))?;
+    Ok(header)
+}
+
+fn refused_for(seed: &str, reason: String) -> Error {
+    Error::Seed {
+        seed: seed.to_owned(),
+        reason,
+        source: None,
+    }
+}
+
+fn refused(seed: impl fmt::Display, reason: String, source: impl Into<Cause>) -> Error {
+    Error::Seed {
+        seed: seed.to_string(),
+        reason,
+        source: Some(source.into()),
+    }
+}
+
+/// A folder for what is under way; it goes with this value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(folder: &Path, out: &Path) -> std::io::Result<Self> {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        let path = folder.join(format!(".{name}.{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
