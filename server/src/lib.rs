@@ -2,17 +2,20 @@
 //!
 //! From the database outward: [`snapshot`] and [`cursor`] hold the arithmetic, [`database`] one
 //! connection and its transaction, [`entity`] what the catalog says, [`page`] one page of a
-//! pull, [`samples`] the history that makes dates safe, [`http`] the routes. [`admin`] is what
-//! the commands other than `serve` do.
+//! pull, [`samples`] the history that makes dates safe, [`watch`] looks at the source for all
+//! callers, [`live`] lets them wait, [`http`] has the routes. [`admin`] is what the commands other
+//! than `serve` do.
 
 pub mod admin;
 pub mod cursor;
 pub mod database;
 pub mod entity;
 pub mod http;
+pub mod live;
 pub mod page;
 pub mod quoting;
 pub mod samples;
 pub mod snapshot;
+pub mod watch;
 
 pub use http::{ServeError, serve};

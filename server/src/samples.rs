@@ -9,11 +9,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use highwater_shared::Timestamp;
-use sqlx::{PgPool, Row};
-use tokio_util::sync::CancellationToken;
+use sqlx::{PgConnection, Row};
 
 use crate::snapshot::{Snapshot, Xid};
 
@@ -44,51 +42,33 @@ impl Samples {
         samples.get(known.checked_sub(1)?).map(|sample| sample.clock)
     }
 
-    /// Takes a sample.
-    pub async fn take(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let mut connection = pool.acquire().await?;
-        // Three statements, since within one the order of reading is not ours to choose.
-        let clock: i64 =
-            sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
-                .fetch_one(&mut *connection)
-                .await?;
-        let locked: Vec<i64> = sqlx::query_scalar(
-            "select distinct transactionid::text::bigint from pg_locks
-             where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted",
+    /// Takes a sample, and returns its snapshot.
+    pub async fn take(&self, connection: &mut PgConnection) -> Result<Snapshot, sqlx::Error> {
+        // One message, and in it three statements, each with a snapshot of its own: within one statement
+        // the order of reading is not ours to choose.
+        let rows = sqlx::raw_sql(
+            "begin isolation level read committed read only;
+             select ((extract(epoch from clock_timestamp()) * 1000000)::bigint)::text;
+             select distinct transactionid::text from pg_locks
+             where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted;
+             select pg_current_snapshot()::text;
+             commit",
         )
-        .fetch_all(&mut *connection)
+        .fetch_all(connection)
         .await?;
-        let row = sqlx::query("select pg_current_snapshot()::text as snapshot")
-            .fetch_one(&mut *connection)
-            .await?;
-        let snapshot: Snapshot = row
-            .try_get::<String, _>("snapshot")?
-            .parse()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        let locked = locked.iter().filter_map(|xid| u32::try_from(*xid).ok());
+        let texts: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let unreadable = || sqlx::Error::Protocol("a sample cannot be read".to_owned());
+        let [clock, locked @ .., snapshot] = texts.as_slice() else {
+            return Err(unreadable());
+        };
+        let clock: i64 = clock.parse().map_err(|_| unreadable())?;
+        let snapshot: Snapshot = snapshot.parse().map_err(|_| unreadable())?;
+        let locked = locked.iter().filter_map(|xid| xid.parse().ok());
         self.add(Sample {
             clock: Timestamp::from_micros(clock - DATE_MARGIN_MICROSECONDS),
             bound: bound(&snapshot, locked),
         });
-        Ok(())
-    }
-
-    /// Takes samples until told to stop. What goes wrong is logged: without samples dates stand
-    /// still, and cursors need none.
-    pub async fn keep(&self, pool: PgPool, tick: Duration, shutdown: CancellationToken) {
-        let mut failing = false;
-        let mut ticks = tokio::time::interval(tick);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            match self.take(&pool).await {
-                Ok(()) => failing = false,
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "cannot sample the snapshot; lastSyncDate stands still");
-                }
-                Err(_) => {}
-            }
-        }
+        Ok(snapshot)
     }
 
     fn add(&self, sample: Sample) {
@@ -192,7 +172,7 @@ mod tests {
         crate::admin::enable(&mut connection, "entry", &options)
             .await
             .unwrap();
-        let done = CancellationToken::new();
+        let done = tokio_util::sync::CancellationToken::new();
         let writers: Vec<_> = (0..4)
             .map(|_| {
                 let (url, done) = (database.url(), done.clone());
@@ -209,10 +189,9 @@ mod tests {
                 })
             })
             .collect();
-        let pool = database.pool().await.unwrap();
         let samples = Samples::default();
         for _ in 0..500 {
-            samples.take(&pool).await.unwrap();
+            samples.take(&mut connection).await.unwrap();
         }
         done.cancel();
         for writer in writers {
@@ -221,7 +200,7 @@ mod tests {
         let rows: Vec<(i64, String)> = sqlx::query_as(
             "select (extract(epoch from changed_date) * 1000000)::bigint, changed_xid::text from entry",
         )
-        .fetch_all(&pool)
+        .fetch_all(&mut connection)
         .await
         .unwrap();
         assert!(rows.len() > 100, "{} rows", rows.len());

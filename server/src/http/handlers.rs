@@ -17,6 +17,7 @@ use super::problem::Refusal;
 use super::{Shared, State, accept, query};
 use crate::database;
 use crate::entity;
+use crate::live::{self, Answer};
 use crate::page::{self, Format, MOVED, OpenPage, Output, PAGE_TIME_MAX, PageRequest, ReadError};
 
 /// Chunks that wait for the reader of a response before the page waits for it.
@@ -42,8 +43,17 @@ pub(super) async fn changes(
         time_max: PAGE_TIME_MAX,
         format,
     };
-    let page = page::open(&shared.pool, request).await?;
-    let body = body(Arc::clone(&shared), page, format).await?;
+    let answer = live::answer(
+        &shared.pool,
+        &shared.watcher,
+        request,
+        parameters.wait,
+        &shared.shutdown,
+    );
+    let body = match answer.await? {
+        Answer::Page(page) => body(Arc::clone(&shared), *page, format).await?,
+        Answer::Nothing(trailer) => Body::from(page::nothing(format, &trailer)?),
+    };
     let media_type = match format {
         Format::Copy => COPY_MEDIA_TYPE,
         Format::Json => JSON_MEDIA_TYPE,
@@ -61,7 +71,7 @@ pub(super) async fn changes(
 async fn body(shared: Arc<Shared>, page: OpenPage, format: Format) -> Result<Body, ReadError> {
     let (sender, mut chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let output = Output::new(format, sender);
-    tokio::spawn(async move { page.send(&shared.pool, &shared.samples, output).await });
+    tokio::spawn(async move { page.send(&shared.pool, &shared.watcher.samples, output).await });
     let Some(first) = chunks.recv().await else {
         return Err(ReadError::Abandoned);
     };

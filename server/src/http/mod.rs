@@ -27,9 +27,9 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::page::MOVED;
-use crate::samples::Samples;
+use crate::watch::Watcher;
 
-/// How often the snapshot is sampled.
+/// How often the source is looked at while somebody waits.
 pub const TICK: Duration = Duration::from_millis(50);
 
 /// How long running responses may take to end after shutdown has begun.
@@ -41,7 +41,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug)]
 struct Shared {
     pool: PgPool,
-    samples: Samples,
+    watcher: Watcher,
+    shutdown: CancellationToken,
 }
 
 type State = axum::extract::State<Arc<Shared>>;
@@ -81,14 +82,15 @@ pub async fn serve(
     };
     let shared = Arc::new(Shared {
         pool: pool.clone(),
-        samples: Samples::default(),
+        watcher: Watcher::default(),
+        shutdown: shutdown.clone(),
     });
-    // Before the first request, so that it finds a date it can be sure of.
-    shared.samples.take(&pool).await?;
-    let sampling = {
+    let watching = {
         let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move { shared.samples.keep(pool, TICK, shutdown).await })
+        tokio::spawn(async move { shared.watcher.watch(pool, TICK, shutdown).await })
     };
+    // Before the first request, so that it finds a date it can be sure of.
+    shared.watcher.fresh().await;
     // Or the end of a body waits for the acknowledgement of what came before it, 40 ms on Linux.
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -105,7 +107,7 @@ pub async fn serve(
         ended = server => ended?,
         () = overdue => tracing::warn!("responses were still running after {GRACE_MAX:?}; they are cut off"),
     }
-    sampling.abort();
+    watching.abort();
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Reads the parameters of `GET /changes`.
 
+use std::time::Duration;
+
 use highwater_shared::{Code, EntityName, Timestamp};
 use url::form_urlencoded;
 
@@ -16,6 +18,7 @@ pub(super) struct Parameters {
     pub(super) since: Since,
     pub(super) entities: Option<Vec<EntityName>>,
     pub(super) limit: u64,
+    pub(super) wait: Duration,
 }
 
 /// Reads a query string. Parameters that it does not know it passes over.
@@ -24,6 +27,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
         since: Since::Nothing,
         entities: None,
         limit: PAGE_ROWS,
+        wait: Duration::ZERO,
     };
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
@@ -33,7 +37,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
                 .get_or_insert_default()
                 .append(&mut entities(&value)?),
             "limit" => parameters.limit = limit(&value)?,
-            "wait" => wait(&value)?,
+            "wait" => parameters.wait = wait(&value)?,
             _ => {}
         }
     }
@@ -94,13 +98,9 @@ fn limit(value: &str) -> Result<u64, Refusal> {
     }
 }
 
-fn wait(value: &str) -> Result<(), Refusal> {
+fn wait(value: &str) -> Result<Duration, Refusal> {
     match value.parse::<u64>() {
-        Ok(0) => Ok(()),
-        Ok(1..=WAIT_SECONDS_MAX) => Err(Refusal::new(
-            Code::InvalidWait,
-            "wait: this server does not hold requests yet; ask again without wait".to_owned(),
-        )),
+        Ok(seconds) if seconds <= WAIT_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
         _ => Err(Refusal::new(
             Code::InvalidWait,
             format!("wait: {value:?} is not a whole number of seconds from 0 to {WAIT_SECONDS_MAX}"),

@@ -19,6 +19,13 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// How long a chunk waits for its reader.
 const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
 
+/// The whole body of a page without changes.
+pub fn nothing(format: Format, trailer: &Trailer) -> Result<Bytes, ReadError> {
+    let mut body = BytesMut::from(start(format));
+    body.extend_from_slice(&end(format, trailer)?);
+    Ok(body.freeze())
+}
+
 /// A body under way.
 #[derive(Debug)]
 pub struct Output {
@@ -36,9 +43,7 @@ impl Output {
     /// Writes to `sender`.
     pub fn new(format: Format, sender: Sender<Result<Bytes, ReadError>>) -> Self {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-        if format == Format::Json {
-            chunk.extend_from_slice(b"{\"changes\":[");
-        }
+        chunk.extend_from_slice(start(format));
         Self {
             format,
             sender,
@@ -130,28 +135,7 @@ impl Output {
 
     /// Ends the body.
     pub(super) async fn finish(mut self, trailer: &Trailer) -> Result<(), ReadError> {
-        let mut text = match self.format {
-            Format::Copy => json(trailer)?,
-            Format::Json => {
-                // The trailer's members follow the changes in the same object. There they need
-                // no count: a JSON text that was cut is none.
-                let Trailer {
-                    next,
-                    more,
-                    last_sync_date,
-                    rows: _,
-                    entities,
-                } = trailer;
-                let end = serde_json::json!({
-                    "next": next, "more": more, "lastSyncDate": last_sync_date, "entities": entities
-                });
-                let mut text = json(&end)?;
-                text.splice(..1, *b"],");
-                text
-            }
-        };
-        text.push(b'\n');
-        self.write(&text).await?;
+        self.write(&end(self.format, trailer)?).await?;
         self.flush().await
     }
 
@@ -187,6 +171,40 @@ impl Output {
             .map_err(|_| ReadError::Abandoned)?
             .map_err(|_| ReadError::Abandoned)
     }
+}
+
+/// What a body begins with.
+fn start(format: Format) -> &'static [u8] {
+    match format {
+        Format::Copy => b"",
+        Format::Json => b"{\"changes\":[",
+    }
+}
+
+/// What a body ends with.
+fn end(format: Format, trailer: &Trailer) -> Result<Vec<u8>, ReadError> {
+    let mut text = match format {
+        Format::Copy => json(trailer)?,
+        Format::Json => {
+            // The trailer's members follow the changes in the same object. There they need no
+            // count: a JSON text that was cut is none.
+            let Trailer {
+                next,
+                more,
+                last_sync_date,
+                rows: _,
+                entities,
+            } = trailer;
+            let end = serde_json::json!({
+                "next": next, "more": more, "lastSyncDate": last_sync_date, "entities": entities
+            });
+            let mut text = json(&end)?;
+            text.splice(..1, *b"],");
+            text
+        }
+    };
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// The header line of a block.

@@ -50,7 +50,7 @@ pub(super) fn seen(since: &Since) -> (Seen, &[Covered]) {
 
 /// Refuses a cursor that this database, as it is now, cannot serve. `ended` is where the cursor's
 /// timeline ended, if that is known to be an earlier one of the same history.
-pub(super) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u64) -> Result<(), ReadError> {
+pub(crate) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u64) -> Result<(), ReadError> {
     if moment.moved {
         return Err(ReadError::Unavailable(MOVED.to_owned()));
     }

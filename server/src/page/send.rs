@@ -43,7 +43,7 @@ impl OpenPage {
                 continue;
             };
             let delta = self.delta.get(&entity.covered.number);
-            for (step, ranges) in steps(part, &self.plan.seen, delta) {
+            for (step, ranges) in steps(part, delta) {
                 let resumed = part.from.as_ref().filter(|(from, _)| *from == step);
                 if step == Step::Anew && resumed.is_none() {
                     out.reset(entity).await?;
@@ -158,15 +158,13 @@ impl OpenPage {
 }
 
 /// The steps of a part that are still to be taken, with what each walks.
-fn steps(part: &Part, seen: &Seen, delta: Option<&Delta>) -> Vec<(Step, Vec<Range>)> {
+fn steps(part: &Part, delta: Option<&Delta>) -> Vec<(Step, Vec<Range>)> {
     if part.anew {
         return vec![(Step::Anew, vec![Range::Key])];
     }
-    let (rows, tombstones) = match (seen, delta) {
-        (Seen::Date(date), _) => (vec![Range::Date(*date)], vec![Range::Date(*date)]),
-        (Seen::Snapshot(_), Some(delta)) => (delta.rows.clone(), delta.tombstones.clone()),
-        (Seen::Snapshot(_), None) => (Vec::new(), Vec::new()),
-    };
+    let (rows, tombstones) = delta.map_or_else(Default::default, |delta| {
+        (delta.rows.clone(), delta.tombstones.clone())
+    });
     let from = part.from.as_ref().map_or(Step::Tombstones, |(step, _)| *step);
     [
         (Step::Tombstones, tombstones),

@@ -184,6 +184,21 @@ pub(super) fn probe(entities: &[&Entity]) -> String {
     entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
 }
 
+/// The same for a date, its parameter: whether rows, or keys, changed later.
+pub(super) fn probe_date(entities: &[&Entity]) -> String {
+    let one = |entity: &&Entity| {
+        let number = entity.covered.number;
+        let table = &entity.table;
+        format!(
+            "select {number} as number,
+                 exists (select from {table} t where t.changed_date > $1::text::timestamptz) as rows,
+                 exists (select from highwater.tombstone t
+                         where t.entity = {number} and t.changed_date > $1::text::timestamptz) as tombstones"
+        )
+    };
+    entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+}
+
 /// The fields of a line, less what orders it.
 fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<String>, Layout) {
     let date = "t.changed_date".to_owned();

@@ -15,6 +15,7 @@ mod durability;
 mod enabling;
 mod formats;
 mod identity;
+mod live;
 mod problems;
 mod program;
 mod retention;

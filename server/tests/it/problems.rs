@@ -32,7 +32,6 @@ async fn each_fault_of_a_request_is_named() {
         "/changes?limit=-1",
         "/changes?limit=ten",
         "/changes?wait=61",
-        "/changes?wait=1",
         "/changes?wait=soon",
         "/changes?entity=",
         "/changes?entity=product,",

@@ -175,3 +175,46 @@ async fn a_stop_lets_running_responses_end() {
     let status = process.wait_up_to(Duration::from_secs(20)).unwrap();
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
+
+/// A caller that waits is answered at once when the program is told to stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_waits_with_an_empty_page() {
+    use std::io::{BufRead as _, BufReader};
+
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    let since = rig.server.page("").await["next"].as_str().unwrap().to_owned();
+    let url = rig.database.url();
+    let mut serve = program(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+        "--database-url",
+        &url,
+    ]);
+    serve.stderr(std::process::Stdio::piped());
+    let mut process = Process::spawn(serve).unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line: serde_json::Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
+        if line["fields"]["message"] == "serving" {
+            break line["fields"]["address"].as_str().unwrap().to_owned();
+        }
+    };
+    let began = std::time::Instant::now();
+    let held = tokio::spawn(async move {
+        let response = reqwest::get(format!("http://{address}/changes?since={since}&wait=60"))
+            .await
+            .unwrap();
+        response.json::<serde_json::Value>().await.unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    process.signal(Signal::Terminate).unwrap();
+    let page = held.await.unwrap();
+    assert_eq!(page["changes"], serde_json::json!([]));
+    let status = process.wait_up_to(Duration::from_secs(20)).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(15));
+}

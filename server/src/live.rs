@@ -1,0 +1,61 @@
+//! Answers a request for changes: by a page, or, where nothing is new, from what the watcher
+//! knows, at once or after a wait.
+
+use std::time::Duration;
+
+use highwater_shared::Trailer;
+use sqlx::PgPool;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::page::{self, OpenPage, PageRequest, ReadError, Since};
+use crate::watch::Watcher;
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub enum Answer {
+    /// A page that is still to be read.
+    Page(Box<OpenPage>),
+    /// Nothing is new: a page with no changes and a fresh cursor.
+    Nothing(Trailer),
+}
+
+/// Answers a request, and holds it for up to `wait` while nothing is new. `stop` ends waits at
+/// once.
+pub async fn answer(
+    pool: &PgPool,
+    watcher: &Watcher,
+    request: PageRequest,
+    wait: Duration,
+    stop: &CancellationToken,
+) -> Result<Answer, ReadError> {
+    let until = Instant::now() + wait;
+    let mut view = match request.since {
+        Since::Nothing => None,
+        // Begun after the request arrived: who commits and then asks, finds the commit.
+        Since::Date(_) | Since::Cursor(_) => watcher.fresh().await,
+    };
+    loop {
+        let is_over = stop.is_cancelled() || Instant::now() >= until;
+        let Some(seen) = view else {
+            // Nothing is known of the source, or nothing needs to be.
+            return Ok(Answer::Page(Box::new(page::open(pool, request).await?)));
+        };
+        match seen.nothing_new(&request, &watcher.samples) {
+            Some(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
+            Some(_) => {}
+            None => {
+                let page = page::open(pool, request.clone()).await?;
+                if is_over || !page.is_empty() {
+                    return Ok(Answer::Page(Box::new(page)));
+                }
+                page.let_go().await?;
+            }
+        }
+        view = tokio::select! {
+            biased;
+            () = stop.cancelled() => Some(seen),
+            changed = watcher.changed(&seen, request.entities.as_deref(), until) => changed,
+        };
+    }
+}

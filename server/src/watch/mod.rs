@@ -1,0 +1,218 @@
+//! Watches the source for all callers at once, so that those who wait, and those who ask when
+//! nothing is new, cost Postgres nothing each.
+//!
+//! One task looks at the source: at every tick while somebody waits, and when somebody asks. A
+//! look is a sample (see [`crate::samples`]). Where its snapshot is that of the look before,
+//! nothing was committed in between; otherwise the indexes are asked which entities changed. What
+//! came of it is a [`View`], which is all that an up-to-date caller needs.
+
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use highwater_shared::EntityName;
+use sqlx::PgPool;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+pub use self::view::View;
+use self::view::Watched;
+use crate::database::Connection;
+use crate::page::{self, ReadError};
+use crate::samples::Samples;
+use crate::snapshot::Snapshot;
+
+/// How often the source is looked at while nobody waits: the samples must not grow old.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// How long a caller waits for a look that was begun after it asked; after that it is answered by
+/// a page of its own.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The most looks that are begun again because tables changed under them.
+const ATTEMPTS_MAX: usize = 3;
+
+/// Looks at the source for everyone.
+#[derive(Debug, Default)]
+pub struct Watcher {
+    /// The history that makes dates safe.
+    pub samples: Samples,
+    /// The number of the look that was begun last.
+    begun: AtomicU64,
+    looks: watch::Sender<Look>,
+    wanted: Notify,
+    /// Those who wait, by the entities that they wait for: nobody else is woken.
+    groups: Mutex<HashMap<Group, watch::Sender<Option<Arc<View>>>>>,
+}
+
+/// The entities that some callers wait for; `None` for all.
+type Group = Option<Vec<EntityName>>;
+
+/// What a look has shown; `None` where it failed.
+#[derive(Clone, Debug, Default)]
+struct Look {
+    number: u64,
+    view: Option<Arc<View>>,
+}
+
+impl Watcher {
+    /// Looks at the source until told to stop.
+    pub async fn watch(&self, pool: PgPool, tick: Duration, shutdown: CancellationToken) {
+        let mut connection = None;
+        let mut last: Option<Arc<View>> = None;
+        let mut failing = false;
+        loop {
+            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let began = Instant::now();
+            match self.look(&pool, &mut connection, last.as_ref()).await {
+                Ok(view) => {
+                    failing = false;
+                    self.wake(last.as_ref(), view.as_ref());
+                    last.clone_from(&view);
+                    self.looks.send_replace(Look { number, view });
+                }
+                Err(error) => {
+                    connection = None;
+                    if !failing {
+                        tracing::warn!(%error, "cannot look at the source; callers are answered one by one");
+                    }
+                    failing = true;
+                    self.looks.send_replace(Look { number, view: None });
+                }
+            }
+            let pause = if failing || !self.is_anyone_waiting() {
+                IDLE_TICK
+            } else {
+                tick
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wanted.notified() => {}
+                () = tokio::time::sleep_until(began + pause) => {}
+            }
+        }
+    }
+
+    /// What a look shows that is begun after this was called; `None` where none can be had.
+    pub async fn fresh(&self) -> Option<Arc<View>> {
+        let mut looks = self.looks.subscribe();
+        let wanted = self.begun.load(Ordering::SeqCst) + 1;
+        self.wanted.notify_one();
+        let look = timeout(LOOK_WAIT_MAX, looks.wait_for(|look| look.number >= wanted)).await;
+        look.ok()?.ok()?.view.clone()
+    }
+
+    /// Waits until entities of these names (`None`: any) have changed since `view`, at most until
+    /// `until`, and returns what the last look has shown.
+    pub async fn changed(
+        &self,
+        view: &View,
+        names: Option<&[EntityName]>,
+        until: Instant,
+    ) -> Option<Arc<View>> {
+        let mut changes = {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            groups.entry(names.map(<[_]>::to_vec)).or_default().subscribe()
+        };
+        // What changed before this subscribed; and the pause under way may be that of an idle server.
+        let now = self.looks.borrow().view.clone();
+        if now.as_ref().is_some_and(|now| now.differs(view, names)) {
+            return now;
+        }
+        self.wanted.notify_one();
+        match timeout_at(until, changes.changed()).await {
+            Ok(_) => changes.borrow_and_update().clone(),
+            Err(_) => self.looks.borrow().view.clone(),
+        }
+    }
+
+    fn is_anyone_waiting(&self) -> bool {
+        !self
+            .groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    /// Wakes those for whom something has changed, and forgets the groups that nobody is in.
+    fn wake(&self, last: Option<&Arc<View>>, now: Option<&Arc<View>>) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|_, waiting| waiting.receiver_count() > 0);
+        for (names, waiting) in groups.iter() {
+            let same = match (last, now) {
+                (Some(last), Some(now)) => Arc::ptr_eq(last, now) || !now.differs(last, names.as_deref()),
+                // A source that cannot be looked at has not changed, as far as is known.
+                (_, None) => true,
+                (None, Some(_)) => false,
+            };
+            if !same {
+                waiting.send_replace(now.cloned());
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        pool: &PgPool,
+        kept: &mut Option<Connection>,
+        last: Option<&Arc<View>>,
+    ) -> Result<Option<Arc<View>>, ReadError> {
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => Connection::acquire(pool).await?,
+        };
+        let snapshot = self.samples.take(connection.get()?).await?;
+        let view = match last {
+            Some(last) if last.moment.snapshot == snapshot => Some(Arc::clone(last)),
+            last => look_closely(&mut connection, last.map(AsRef::as_ref))
+                .await?
+                .map(Arc::new),
+        };
+        *kept = Some(connection);
+        Ok(view)
+    }
+}
+
+/// Asks which entities changed since the last view. `None` where Postgres does not serve.
+async fn look_closely(connection: &mut Connection, last: Option<&View>) -> Result<Option<View>, ReadError> {
+    let nothing = Snapshot::nothing();
+    let seen = last.map_or(&nothing, |last| &last.moment.snapshot);
+    for _ in 0..ATTEMPTS_MAX {
+        let begun = page::look(connection, seen).await;
+        let Some((moment, entities, changed)) = begun? else {
+            connection.end().await?;
+            continue;
+        };
+        connection.end().await?;
+        if moment.moved {
+            return Ok(None);
+        }
+        if moment.flushed < moment.wal {
+            connection.flushed(moment.wal).await?;
+        }
+        let before: HashMap<i32, &Watched> = last
+            .iter()
+            .flat_map(|last| &last.entities)
+            .map(|watched| (watched.entity.covered.number, watched))
+            .collect();
+        let now = Arc::new(moment.snapshot.clone());
+        let entities = entities.into_iter().map(|entity| {
+            let number = entity.covered.number;
+            let same = before
+                .get(&number)
+                .filter(|before| before.entity.covered == entity.covered && !changed.contains(&number));
+            let changed = same.map_or_else(|| Arc::clone(&now), |before| Arc::clone(&before.changed));
+            Watched { entity, changed }
+        });
+        return Ok(Some(View {
+            entities: entities.collect(),
+            moment,
+        }));
+    }
+    Ok(None)
+}

@@ -1,0 +1,107 @@
+//! What the watcher knows of the source at one moment, and what follows for a caller. Pure.
+
+use std::sync::Arc;
+
+use highwater_shared::{EntityName, Timestamp, Trailer};
+
+use crate::cursor::{Cursor, Seen};
+use crate::database::Moment;
+use crate::entity::Entity;
+use crate::page::{self, NO_SCOPE, PageRequest, Since};
+use crate::samples::Samples;
+use crate::snapshot::Snapshot;
+
+/// The source at one moment.
+#[derive(Debug)]
+pub struct View {
+    pub(super) moment: Moment,
+    /// By number.
+    pub(super) entities: Vec<Watched>,
+}
+
+/// An entity at that moment.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) entity: Entity,
+    /// The first snapshot since the server's start that has seen the latest change of it. Whoever
+    /// has seen as much lacks nothing of the entity.
+    pub(super) changed: Arc<Snapshot>,
+}
+
+impl View {
+    /// The answer to a caller for whom there is nothing new; `None` where there may be something,
+    /// or where only a page can tell.
+    pub fn nothing_new(&self, request: &PageRequest, samples: &Samples) -> Option<Trailer> {
+        let Since::Cursor(cursor) = &request.since else {
+            return None;
+        };
+        let Seen::Snapshot(seen) = &cursor.seen else {
+            return None;
+        };
+        let is_served = page::check(&request.since, &self.moment, None, NO_SCOPE).is_ok();
+        if cursor.pull.is_some() || !is_served || !self.moment.snapshot.covers(seen) {
+            return None;
+        }
+        let asked = self.asked(request.entities.as_deref())?;
+        let lacks_nothing = asked.iter().all(|watched| {
+            seen.covers(&watched.changed) && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
+        });
+        lacks_nothing.then(|| self.trailer(cursor, &asked, samples))
+    }
+
+    /// The entities asked for; `None` where one of them cannot be served as this view has it.
+    pub(super) fn asked(&self, names: Option<&[EntityName]>) -> Option<Vec<&Watched>> {
+        let Some(names) = names else {
+            return Some(
+                self.entities
+                    .iter()
+                    .filter(|watched| watched.entity.fault.is_none())
+                    .collect(),
+            );
+        };
+        let asked: Vec<&Watched> = self
+            .entities
+            .iter()
+            .filter(|watched| names.contains(&watched.entity.name))
+            .collect();
+        let is_known = |name: &EntityName| {
+            asked
+                .iter()
+                .any(|watched| watched.entity.name == *name && watched.entity.fault.is_none())
+        };
+        names.iter().all(is_known).then_some(asked)
+    }
+
+    /// Whether an entity that is asked for has changed since `earlier`.
+    pub(super) fn differs(&self, earlier: &Self, names: Option<&[EntityName]>) -> bool {
+        let state = |view: &Self| {
+            view.asked(names).map(|asked| {
+                let each = |watched: &&Watched| (watched.entity.covered, Arc::clone(&watched.changed));
+                asked.iter().map(each).collect::<Vec<_>>()
+            })
+        };
+        state(self) != state(earlier)
+    }
+
+    fn trailer(&self, cursor: &Cursor, asked: &[&Watched], samples: &Samples) -> Trailer {
+        let sent = cursor.last_sync_date;
+        let last_sync_date = samples
+            .safe_date(self.moment.snapshot.xmin())
+            .map_or(sent, |safe: Timestamp| sent.max(cursor.newest.min(safe)));
+        let next = Cursor {
+            source: self.moment.source,
+            wal: self.moment.wal,
+            seen: Seen::Snapshot(self.moment.snapshot.clone()),
+            covered: asked.iter().map(|watched| watched.entity.covered).collect(),
+            last_sync_date,
+            ..cursor.clone()
+        };
+        Trailer {
+            next: next.encode(),
+            more: false,
+            last_sync_date,
+            rows: 0,
+            entities: asked.iter().map(|watched| watched.entity.name.clone()).collect(),
+        }
+    }
+}
