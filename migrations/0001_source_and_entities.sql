@@ -50,12 +50,15 @@ create table highwater.entity (
 );
 
 -- SQLite cannot hold two tables whose names differ only by case.
-create unique index entity_name_without_case on highwater.entity (lower(name));
+create unique index entity_name_without_case on highwater.entity (lower(name collate "C"));
 
 -- A key that went by `delete` or by a change of key. Rows are added and purged, never changed.
 -- The key is text, not typed: a later `alter table` must not make the application's delete fail.
 -- Nothing references the entity, whose row stays for good: the check would double the cost.
 create table highwater.tombstone (
+    -- Orders tombstones of one transaction in pages. The key could not: an index row has a limit,
+    -- and a delete must not fail for a long key.
+    number bigint generated always as identity,
     entity integer not null,
     changed_xid xid8 not null,
     changed_date timestamptz not null,
@@ -64,8 +67,8 @@ create table highwater.tombstone (
     scope text
 );
 
-create index tombstone_xid on highwater.tombstone (entity, changed_xid, key);
-create index tombstone_date on highwater.tombstone (entity, changed_date, key);
+create index tombstone_xid on highwater.tombstone (entity, changed_xid, number);
+create index tombstone_date on highwater.tombstone (entity, changed_date, number);
 
 -- A truncate leaves no keys to bury: the entity begins anew for whoever has not seen it.
 create table highwater.truncation (

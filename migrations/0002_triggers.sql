@@ -39,7 +39,8 @@ $$;
 create function highwater.key_of(relation oid, row_text text) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC' set datestyle = 'ISO, YMD' set bytea_output = 'hex'
+set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+set bytea_output = 'hex' set lc_monetary = 'C' set extra_float_digits = 1
 as $$
 declare
     fields text;
@@ -104,11 +105,13 @@ declare
     keep text := coalesce((select string_agg(format('seen.%1$I := old.%1$I; ', c), '') from unnest(kept) c), '');
     same text := case when keep = '' then 'new operator(pg_catalog.*=) old' else 'seen operator(pg_catalog.*=) old' end;
     scope text := case when entity.scope_column is null then 'null' else format('old.%I::text', entity.scope_column) end;
-    -- Keys of these types print as the session's settings say; the tombstone's must not.
-    settings text := case when entity.key_types && array['date', 'timestamp without time zone',
-                               'timestamp with time zone', 'time with time zone', 'bytea']
-                          then 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set bytea_output = ''hex'''
-                          else '' end;
+    -- Keys of other types than these may print as the session's settings say, or hold what does;
+    -- the tombstone's must not.
+    settings text := case when entity.key_types <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
+                               'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
+                          then ''
+                          else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
+                               'set bytea_output = ''hex'' set lc_monetary = ''C'' set extra_float_digits = 1' end;
 begin
     execute format($function$
         create or replace function highwater.stamp_%1$s() returns trigger
@@ -172,9 +175,10 @@ begin
             end;
             if key is null then
                 -- Nothing but the whole entity can be called gone then.
-                insert into highwater.truncation values (%1$s, xid, clock_timestamp());
+                insert into highwater.truncation (entity, changed_xid, changed_date) values (%1$s, xid, clock_timestamp());
             else
-                insert into highwater.tombstone values (%1$s, xid, clock_timestamp(), key, scope);
+                insert into highwater.tombstone (entity, changed_xid, changed_date, key, scope)
+                values (%1$s, xid, clock_timestamp(), key, scope);
             end if;
             if tg_op = 'UPDATE' then
                 new.changed_xid := xid;

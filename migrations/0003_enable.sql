@@ -11,19 +11,19 @@ as $$
         from pg_attribute a where a.attrelid = key_column_fault.relation and a.attnum = key_column_fault.attnum
         union all
         -- A domain carries its modifier; an array, a range and a composite contain others.
-        select inner_type.oid, inner_type.typmod, type.coll
+        select inner_type.oid, inner_type.typmod, coalesce(nullif(inner_type.coll, 0), type.coll)
         from type
         join pg_type t on t.oid = type.oid
         cross join lateral (
-            select t.typbasetype, t.typtypmod where t.typtype = 'd'
+            select t.typbasetype, t.typtypmod, 0::oid where t.typtype = 'd'
             union all
-            select t.typelem, type.typmod where t.typcategory = 'A' and t.typelem <> 0
+            select t.typelem, type.typmod, 0 where t.typcategory = 'A' and t.typelem <> 0
             union all
-            select r.rngsubtype, -1 from pg_range r where r.rngtypid = t.oid or r.rngmultitypid = t.oid
+            select r.rngsubtype, -1, r.rngcollation from pg_range r where r.rngtypid = t.oid or r.rngmultitypid = t.oid
             union all
-            select a.atttypid, a.atttypmod from pg_attribute a
+            select a.atttypid, a.atttypmod, a.attcollation from pg_attribute a
             where a.attrelid = t.typrelid and t.typrelid <> 0 and a.attnum > 0 and not a.attisdropped
-        ) inner_type (oid, typmod)
+        ) inner_type (oid, typmod, coll)
     )
     select case
         when t.typname in ('float4', 'float8', 'interval', 'jsonb', 'citext') and (n.nspname = 'pg_catalog' or t.typname = 'citext')
@@ -94,12 +94,12 @@ begin
     if name = '' or name ~ '[[:cntrl:],]' then
         raise exception 'an entity cannot be called %', quote_literal(name)
             using hint = 'choose a name without commas and control characters: --name';
-    elsif lower(name) = 'sync_helper' or lower(name) like 'sqlite\_%' or lower(name) like 'highwater\_%' then
+    elsif lower(name collate "C") ~ '^(sync_helper$|sqlite_|highwater_)' then
         raise exception 'the name % is reserved in the offline store', quote_ident(name)
             using hint = 'choose another one: --name';
     end if;
     select e.relation::text into holder from highwater.entity e
-    where lower(e.name) = lower(check_name.name) and e.relation is not null and e.relation <> check_name.relation
+    where lower(e.name collate "C") = lower(check_name.name collate "C") and e.relation is not null and e.relation <> check_name.relation
       and exists (select from pg_class c where c.oid = e.relation);
     if found then
         raise exception 'the name % is taken by % (names that differ only by case are one in SQLite)', quote_ident(name), holder
@@ -160,7 +160,7 @@ begin
     from pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
       and (chosen is null or a.attname = any (chosen)) and a.attname <> all (coalesce(excluded, '{}'))
-    group by lower(a.attname) having count(*) > 1;
+    group by lower(a.attname::text collate "C") having count(*) > 1;
     if found then
         raise exception 'the columns % and % differ only by case, SQLite cannot hold both', quote_ident(fault.one), quote_ident(fault.other)
             using hint = 'exclude or rename one of them';

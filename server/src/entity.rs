@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 
 use crate::cursor::{Covered, Seen};
+use crate::database::Connection;
 use crate::quoting::identifier;
 use crate::snapshot::{Snapshot, Xid};
 
@@ -56,7 +57,8 @@ pub struct Entity {
 pub struct KeyColumn {
     /// Its name, unquoted.
     pub name: String,
-    /// Its type, to cast text to.
+    /// Its type beneath all domains, to cast text to. The modifier is part of it: a key of type
+    /// `char(4)` has its blanks only with that.
     pub cast: String,
     /// Its type, as the wire names it.
     pub type_name: String,
@@ -113,13 +115,19 @@ pub async fn tables(connection: &mut PgConnection) -> Result<Vec<Table>, sqlx::E
 
 /// All entities as they are now, by number.
 pub async fn list(pool: &PgPool) -> Result<Vec<Entity>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let numbers: Vec<i32> = tables(&mut connection)
+    let mut connection = Connection::acquire(pool).await?;
+    // With the settings of a page: how a type prints, and so the fingerprint, depends on them.
+    connection.begin(&[]).await?;
+    let numbers: Vec<i32> = tables(connection.get()?)
         .await?
         .iter()
         .map(|table| table.number)
         .collect();
-    read(&mut connection, &numbers, &Seen::Snapshot(Snapshot::nothing())).await
+    let seen = Seen::Snapshot(Snapshot::nothing());
+    let entities = read(connection.get()?, &numbers, &seen).await?;
+    connection.end().await?;
+    connection.give_back();
+    Ok(entities)
 }
 
 /// The entities with these numbers as the transaction's snapshot has them, by number.
@@ -147,10 +155,16 @@ pub async fn read(
 }
 
 /// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
+///
+/// A partition that joined after `enable` has no trigger that notes a truncate, since those are
+/// not inherited: there the file that holds it tells, which a truncate replaces.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, case c.relkind
-        when 'p' then array(select p.relid::oid from pg_partition_tree(e.relation) p order by 1)::text
+        when 'p' then array(
+            select concat_ws('/', l.oid, case when not exists (
+                select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate') then l.relfilenode end)
+            from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid order by l.oid)::text
     end), 0) as incarnation,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.purged_xid::text as purged_xid,
@@ -187,12 +201,19 @@ cross join lateral (
 left join lateral (
     select array_agg(a.attname::text order by k.place) as names,
            array_agg(format_type(highwater.base_type(a.atttypid), null) order by k.place) as types,
-           array_agg(case t.typtype when 'd' then format_type(highwater.base_type(t.oid), t.typtypmod)
-                     else format_type(a.atttypid, a.atttypmod) end order by k.place) as casts
+           array_agg(beneath.type order by k.place) as casts
     from pg_index i
     cross join unnest(i.indkey::int2[]) with ordinality k (attnum, place)
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-    join pg_type t on t.oid = a.atttypid
+    cross join lateral (
+        with recursive beneath (oid, typmod) as (
+            select a.atttypid, a.atttypmod
+            union all
+            select t.typbasetype, t.typtypmod from beneath b join pg_type t on t.oid = b.oid where t.typtype = 'd'
+        )
+        select format_type(b.oid, b.typmod) as type
+        from beneath b join pg_type t on t.oid = b.oid where t.typtype <> 'd'
+    ) beneath
     where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts
 ) key on true
 where e.number = any ($1)

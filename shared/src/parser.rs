@@ -206,6 +206,18 @@ mod tests {
         assert!(matches!(parse(&[later.as_bytes()]), Err(PageError::Version(2))));
     }
 
+    #[test]
+    fn a_line_beyond_the_bound_is_refused() {
+        let mut parser = PageParser::new();
+        let mut seen = Seen::default();
+        let chunk = vec![b'x'; LINE_BYTES_MAX / 64];
+        for _ in 0..64 {
+            parser.push(&chunk, &mut seen).expect("a line as long as may be");
+        }
+        let refused = parser.push(b"x", &mut seen);
+        assert!(matches!(refused, Err(PageError::Malformed(_))));
+    }
+
     proptest! {
         #[test]
         fn chunks_do_not_matter(cuts in proptest::collection::vec(0..PAGE.len(), 0..9)) {

@@ -31,6 +31,13 @@ impl Database {
         Self::copy(shared_server()?, label, "template0").await
     }
 
+    /// Makes an empty database in another encoding than UTF-8, such as `LATIN1`.
+    pub async fn create_encoded(label: &str, encoding: &str) -> Result<Self> {
+        let server = shared_server()?;
+        let name = server.create(label, "template0", Some(encoding)).await?;
+        Ok(Self { name, server })
+    }
+
     /// Makes a database as a copy of one that `prepare` has filled once in this process.
     ///
     /// `prepare` is given the URL of an empty database. Connections that it leaves open are cut.
@@ -99,7 +106,7 @@ impl Database {
     }
 
     async fn copy(server: &'static Server, label: &str, template: &str) -> Result<Self> {
-        let name = server.create(label, template).await?;
+        let name = server.create(label, template, None).await?;
         Ok(Self { name, server })
     }
 

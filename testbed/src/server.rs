@@ -97,7 +97,13 @@ impl Server {
     }
 
     /// Makes a database whose name ends in `label`, as a copy of `template`, and returns its name.
-    pub(crate) async fn create(&'static self, label: &str, template: &str) -> Result<String> {
+    /// Only a copy of `template0` may have another encoding than its template.
+    pub(crate) async fn create(
+        &'static self,
+        label: &str,
+        template: &str,
+        encoding: Option<&str>,
+    ) -> Result<String> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let mut name = format!("{}{number}_", prefix(self.run));
         let plain = |letter: char| {
@@ -114,7 +120,11 @@ impl Server {
         } else {
             ""
         };
-        let statement = format!("create database {name} template {template}{strategy}");
+        // The locale C goes with every encoding.
+        let encoding = encoding.map_or(String::new(), |encoding| {
+            format!(" encoding '{encoding}' lc_collate 'C' lc_ctype 'C'")
+        });
+        let statement = format!("create database {name} template {template}{strategy}{encoding}");
         self.execute(statement)
             .await
             .with_context(|| format!("cannot make a database for {label}"))?;

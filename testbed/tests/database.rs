@@ -28,6 +28,18 @@ async fn databases_are_isolated_and_dropped() -> Result<()> {
 }
 
 #[tokio::test]
+async fn database_has_the_encoding_that_was_asked_for() -> Result<()> {
+    for encoding in ["LATIN1", "UTF8"] {
+        let database = Database::create_encoded("encoded", encoding).await?;
+        let found: String = sqlx::query_scalar("show server_encoding")
+            .fetch_one(&mut database.connect().await?)
+            .await?;
+        assert_eq!(found, encoding);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn database_is_dropped_by_a_panic() -> Result<()> {
     let database =
         Database::create("Odd näme, \"quoted\"; and much longer than a name may be in Postgres").await?;

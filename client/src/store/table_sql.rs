@@ -48,8 +48,9 @@ impl Table {
         let values: Vec<String> = (1..=self.columns.len())
             .map(|index| format!("?{index}"))
             .collect();
+        // By another name, since to SQLite a table called `excluded` would be what `excluded` means.
         format!(
-            "insert into {target} ({}) values ({}) {}",
+            "insert into {target} as kept ({}) values ({}) {}",
             list(self.columns.iter(), ""),
             values.join(", "),
             self.on_conflict_sql()

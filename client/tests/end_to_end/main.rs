@@ -6,14 +6,24 @@
     reason = "a test fails by panicking"
 )]
 
+mod exact;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod interruption;
+mod json;
+mod kinds;
 mod midway;
+mod names;
 mod oracle;
+mod partitions;
+mod random;
 mod rig;
 mod schema_changes;
 mod seed_server;
 mod seeds;
+mod sizes;
+mod tables;
 mod types;
+mod types_page;
+mod values;
 mod writers;

@@ -13,7 +13,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use sqlx::PgPool;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, seed};
 use crate::writers::{self, TABLES, Writers};
 
 /// How long the writers write.
@@ -83,10 +83,7 @@ impl Plain {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_store_equals_the_source_whatever_writers_do() {
-    let seed = std::env::var("HIGHWATER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random);
+    let seed = seed();
     eprintln!("HIGHWATER_SEED={seed}");
     let rig = Arc::new(Rig::start(writers::SCHEMA, &TABLES).await);
     let stop = Arc::new(AtomicBool::new(false));

@@ -28,26 +28,26 @@ type Texts = BTreeMap<String, Option<String>>;
 impl Rig {
     /// Starts with the tables that `sql` makes, all of them entities.
     pub(crate) async fn start(sql: &str, tables: &[&str]) -> Self {
+        let database = Database::from_template("migrated", migrate);
+        let rig = Self::on(database.await.unwrap()).await;
+        run(&rig.pool, sql).await;
+        for table in tables {
+            rig.enable(table, EnableOptions::default()).await;
+        }
+        rig
+    }
+
+    /// Starts on a database that has the schema `highwater`.
+    pub(crate) async fn on(database: Database) -> Self {
         let log = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
             .with_test_writer();
         let _ = log.try_init();
-        let database = Database::from_template("migrated", |url| async move {
-            admin::migrate(&mut PgConnection::connect(&url).await?).await?;
-            Ok(())
-        });
-        let database = database.await.unwrap();
         // Writers have connections of their own; these are the server's and the test's.
         let pool = database.pool().await.unwrap();
-        run(&pool, sql).await;
-        let mut connection = database.connect().await.unwrap();
         // A copy of the template is another database.
+        let mut connection = database.connect().await.unwrap();
         admin::rebase(&mut connection, true).await.unwrap();
-        for table in tables {
-            admin::enable(&mut connection, table, &EnableOptions::default())
-                .await
-                .unwrap();
-        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -60,6 +60,14 @@ impl Rig {
             shutdown,
             database,
         }
+    }
+
+    /// Makes a table an entity, as the command does.
+    pub(crate) async fn enable(&self, table: &str, options: EnableOptions) {
+        let mut connection = self.database.connect().await.unwrap();
+        admin::enable(&mut connection, table, &options)
+            .await
+            .unwrap_or_else(|error| panic!("{table}: {error}"));
     }
 
     /// Another server on the same database, whose connections begin now.
@@ -129,6 +137,20 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Gives a database the schema `highwater`.
+pub(crate) async fn migrate(url: String) -> highwater_testbed::Result<()> {
+    admin::migrate(&mut PgConnection::connect(&url).await?).await?;
+    Ok(())
+}
+
+/// The seed that `HIGHWATER_SEED` gives, else any. A test prints it, so that it can be given again.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("HIGHWATER_SEED").ok();
+    given
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random)
 }
 
 /// The client's program.

@@ -126,7 +126,6 @@ fn cases() -> Vec<Case> {
         ("varbit", "B'101'", text("101")),
         ("tsvector", "'a fat cat'", text("'a' 'cat' 'fat'")),
         ("tsquery", "'fat & cat'", text("'fat' & 'cat'")),
-        ("xml", "'<a>b</a>'", text("<a>b</a>")),
         ("money", "12.5", text("$12.50")),
         ("point", "'(1,2)'", text("(1,2)")),
         ("pg_lsn", "'16/B374D848'", text("16/B374D848")),

@@ -111,11 +111,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
     let connection = connection.get().unwrap();
     let date = entity.began_date;
     let key = |tombstone: bool| {
-        if tombstone {
-            &["{205,a}"][..]
-        } else {
-            &["105", "a"]
-        }
+        if tombstone { &["5"][..] } else { &["105", "a"] }
     };
     let middle = crate::snapshot::Xid(seen.xmax().0 + 5);
     let mut costs = Vec::new();

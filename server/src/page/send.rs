@@ -11,6 +11,7 @@ use super::sql::{self, Range};
 use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
 use crate::cursor::{After, Cursor, Position, Pull, Seen, Step};
 use crate::database::Connection;
+use crate::entity::Entity;
 use crate::samples::Samples;
 
 impl OpenPage {
@@ -61,7 +62,7 @@ impl OpenPage {
                     let connection = self.connection.get()?;
                     let (end, last) = rows::pass(connection, &statement, &mut budget, out)
                         .await
-                        .map_err(|error| blame_cursor(error, after))?;
+                        .map_err(|error| blame(error, entity, step, after))?;
                     at = last.or(at);
                     if end != End::Complete {
                         out.end_block().await?;
@@ -194,11 +195,29 @@ fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
 }
 
 /// A value that Postgres cannot read, in a statement that takes up a position, came from the
-/// cursor.
-fn blame_cursor(error: ReadError, after: Option<&After>) -> ReadError {
-    match error {
-        ReadError::Postgres(error) if after.is_some() && is_bad_value(&error) => ReadError::BadPosition,
-        other => other,
+/// cursor. In one that reads tombstones it may be a key from before its type was changed.
+fn blame(error: ReadError, entity: &Entity, step: Step, after: Option<&After>) -> ReadError {
+    let ReadError::Postgres(error) = error else {
+        return error;
+    };
+    let is_position = after.is_none_or(|after| {
+        let [number] = after.key.as_slice() else {
+            return false;
+        };
+        number.parse::<i64>().is_ok()
+    });
+    if !is_bad_value(&error) {
+        ReadError::Postgres(error)
+    } else if step == Step::Tombstones && is_position {
+        tracing::warn!(%error, entity = %entity.name, "a tombstone cannot be read");
+        ReadError::Unavailable(format!(
+            "the key of a deleted row is none to {0} any more; run `highwater-server touch` for {0}",
+            entity.table
+        ))
+    } else if after.is_some() {
+        ReadError::BadPosition
+    } else {
+        ReadError::Postgres(error)
     }
 }
 

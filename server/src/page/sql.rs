@@ -97,7 +97,7 @@ pub(super) fn statement(
     }
 
     let order_key = if tombstones {
-        "t.key".to_owned()
+        "t.number".to_owned()
     } else {
         key.join(", ")
     };
@@ -121,7 +121,12 @@ pub(super) fn statement(
         let deleted = if step == Step::Flagged { "" } else { "not " };
         let _ = write!(text, "{} t where {deleted}t.deleted", entity.table);
     }
-    bound(&mut text, range, after, &order_key, tombstones);
+    let casts: Vec<&str> = if tombstones {
+        vec!["bigint"]
+    } else {
+        entity.key.iter().map(|column| column.cast.as_str()).collect()
+    };
+    bound(&mut text, range, after, &order_key, &casts);
     if let Some(target) = target {
         seen_by(&mut text, target);
     }
@@ -223,10 +228,9 @@ fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<S
         }
     };
     if step == Step::Tombstones {
-        // The position is the key as it is stored, which the index orders.
         layout.key.push(fields.len());
         layout.hidden += 1;
-        fields.push("t.key".to_owned());
+        fields.push("t.number".to_owned());
     } else if format == Format::Json {
         layout
             .key
@@ -281,16 +285,17 @@ fn change(entity: &Entity, gone: bool, key: &[String]) -> String {
     )
 }
 
-/// Where the walk begins, and for a single id where it ends.
-fn bound(text: &mut String, range: &Range, after: Option<&After>, order_key: &str, tombstones: bool) {
-    let key = |after: &After| match (tombstones, after.key.first()) {
-        (true, Some(stored)) => format!("{}::text[]", literal(stored)),
-        _ => after
-            .key
-            .iter()
-            .map(|part| literal(part))
-            .collect::<Vec<_>>()
-            .join(", "),
+/// Where the walk begins, and for a single id where it ends. `casts` are the types of `order_key`.
+fn bound(text: &mut String, range: &Range, after: Option<&After>, order_key: &str, casts: &[&str]) {
+    // With its type, since Postgres does not find the type of a composite by itself. One part more
+    // or less than there are is for Postgres to refuse.
+    let casts = || casts.iter().copied().chain(std::iter::repeat("text"));
+    let key = |after: &After| {
+        let parts = after.key.iter().zip(casts());
+        let literals: Vec<String> = parts
+            .map(|(part, cast)| format!("{}::{cast}", literal(part)))
+            .collect();
+        literals.join(", ")
     };
     let _ = match (range, after) {
         (Range::Key, None) => Ok(()),

@@ -235,3 +235,68 @@ async fn a_pull_narrowed_to_one_entity_claims_no_other() {
         "shop was not covered: {wide}"
     );
 }
+
+/// What a session's settings say must not show in a key that is remembered.
+#[tokio::test]
+async fn a_deleted_key_is_remembered_the_same_whatever_the_settings() {
+    let rig = Rig::start(
+        "create type span as (day date, what text);
+         create table stay (days daterange, at timestamptz[], s span, cost money, primary key (days, at, s, cost));
+         insert into stay values ('[2026-01-02,2026-03-04)', '{2026-01-02 03:04Z}', '(2026-01-02,x)', 1.5)",
+    )
+    .await;
+    rig.enable(&["stay"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("set datestyle = 'SQL, DMY'; set timezone = 'Asia/Kolkata'; delete from stay; reset datestyle; reset timezone")
+        .await;
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!((copy.deletes, copy.resets), (1, 0));
+    assert!(copy.rows("stay").is_empty());
+}
+
+/// An index row has a limit, and the application's delete must not meet it.
+#[tokio::test]
+async fn a_row_with_a_long_key_can_be_deleted() {
+    let rig = Rig::start(
+        "create table long (a bytea, b text, primary key (a, b));
+         insert into long select sha512(g::text::bytea) || decode(repeat('ab', 1200), 'hex'), repeat('k', 1200) || g from generate_series(1, 9) g",
+    )
+    .await;
+    rig.enable(&["long"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "delete from long where b like '%7' or b like '%8'; update long set b = 'short' where b like '%9'",
+    )
+    .await;
+    copy.pull(&rig.server, 1).await;
+    assert_eq!(copy.rows("long"), rig.source("long", "a, b").await);
+}
+
+/// A label that a deleted key had is gone: the page says what to run, and after that all is well.
+#[tokio::test]
+async fn a_deleted_key_that_its_type_no_longer_knows_asks_for_a_touch() {
+    let rig = Rig::start(
+        "create type size as enum ('s', 'm'); create table shirt (size size primary key); insert into shirt values ('s'), ('m')",
+    )
+    .await;
+    rig.enable(&["shirt"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("delete from shirt where size = 's'; alter type size rename value 's' to 'small'")
+        .await;
+    let response = rig
+        .server
+        .get(&format!("/changes?since={}", copy.since.as_deref().unwrap()))
+        .await;
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("highwater-server touch"));
+    let mut connection = rig.database.connect().await.unwrap();
+    highwater_server::admin::touch(&mut connection, "shirt")
+        .await
+        .unwrap();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("shirt"), rig.source("shirt", "size").await);
+}
