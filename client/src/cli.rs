@@ -28,8 +28,11 @@ pub(crate) enum Command {
   highwater pull --store shop.db --entity product --entity price --json   (HIGHWATER_SERVER is set)")]
     Pull(PullOptions),
     /// Keep the store up to date until stopped.
-    #[command(after_help = "Example:
-  highwater run --server http://127.0.0.1:8080 --store shop.db --interval 30s")]
+    #[command(after_help = "Examples:
+  highwater run --server http://127.0.0.1:8080 --store shop.db                  (live, by long poll)
+  highwater run --server http://127.0.0.1:8080 --store shop.db --interval 30s
+
+Under systemd it says when the store is up to date for the first time (Type=notify), and that it lives (WatchdogSec).")]
     Run(RunOptions),
     /// Make a seed of the store: one compressed file that a new store can begin with.
     #[command(after_help = "Examples:
@@ -100,9 +103,9 @@ pub(crate) struct RunOptions {
     pub(crate) store: StoreOption,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
-    /// How long to wait between two pulls, such as 30s or 500ms.
-    #[arg(long, default_value = "10s", value_parser = interval)]
-    pub(crate) interval: Duration,
+    /// Pull at this interval, such as 30s or 500ms. Without it, changes arrive as they are committed.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
     /// When the server has every entity begin anew, wait for a random part of this time first, so
     /// that a fleet does not arrive at once. The old rows stay readable meanwhile; 0s is no wait.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]

@@ -30,6 +30,13 @@ const PULL_RETRIES_MAX: usize = 5;
 /// Over how long [`Client::follow`] spreads the resyncs of a fleet, where nothing else is said.
 const RESYNC_SPREAD_SECONDS_MAX: u64 = 60;
 
+/// How long a live client has the server hold a request; the server allows a minute.
+const LONG_POLL_SECONDS: u64 = 50;
+
+/// The least time between two requests of a live client that brought nothing: whatever stands
+/// before the server may not hold them.
+const LIVE_PAUSE_SECONDS_MIN: u64 = 1;
+
 /// Pages that a slow subscriber may fall behind before it misses some.
 const PAGES_BEHIND_MAX: usize = 1024;
 
@@ -45,6 +52,15 @@ pub struct Client {
     resync_spread: Duration,
     observer: Observer,
     applied: broadcast::Sender<Arc<PageApplied>>,
+}
+
+/// How a client follows its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// By long poll: a change arrives when it has been committed.
+    Live,
+    /// By a pull at every interval.
+    Every(Duration),
 }
 
 /// Sets up a [`Client`].
@@ -89,27 +105,38 @@ impl Client {
     pub async fn pull_until(&self, stop: &CancellationToken) -> Result<PullReport, Error> {
         // Somebody waits for the end of it.
         let retries = retries().with_max_times(PULL_RETRIES_MAX);
-        self.run(retries, Spread::none(), stop).await
+        self.run(Duration::ZERO, retries, Spread::none(), stop).await
     }
 
-    /// Pulls, waits for `interval`, and begins again, until `stop` is cancelled. What can be tried
-    /// again is tried again without end; what cannot ends it with an error.
+    /// Pulls again and again, at the pace that is asked for, until `stop` is cancelled. What can be
+    /// tried again is tried again without end; what cannot ends it with an error.
     ///
+    /// A live client asks the server to hold its requests, and other pulls of this store wait as
+    /// long.
     /// Where the server has every entity begin anew, it waits first, as
     /// [`ClientBuilder::resync_spread`] says; readers of the store have the old rows meanwhile, and
     /// another pull of the same store waits as well.
-    pub async fn follow(&self, interval: Duration, stop: &CancellationToken) -> Result<(), Error> {
+    pub async fn follow(&self, pace: Pace, stop: &CancellationToken) -> Result<(), Error> {
+        let wait = match pace {
+            Pace::Live => Duration::from_secs(LONG_POLL_SECONDS),
+            Pace::Every(_) => Duration::ZERO,
+        };
         loop {
             let resyncs = Spread::over(self.resync_spread);
-            match self.run(retries().without_max_times(), resyncs, stop).await {
-                Ok(_) => {}
+            let report = match self.run(wait, retries().without_max_times(), resyncs, stop).await {
+                Ok(report) => report,
                 Err(Error::Stopped) => return Ok(()),
                 Err(error) => return Err(error),
-            }
+            };
+            let pause = match pace {
+                Pace::Every(interval) => interval,
+                Pace::Live if report.rows + report.deleted > 0 => continue,
+                Pace::Live => Duration::from_secs(LIVE_PAUSE_SECONDS_MIN).saturating_sub(report.elapsed),
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = SystemClock.sleep(interval) => {}
+                () = SystemClock.sleep(pause) => {}
             }
         }
     }
@@ -186,6 +213,7 @@ impl Client {
 
     async fn run(
         &self,
+        wait: Duration,
         retries: ExponentialBuilder,
         resyncs: Spread,
         stop: &CancellationToken,
@@ -204,6 +232,7 @@ impl Client {
             clock: &SystemClock,
             wanted: self.entities.as_deref(),
             keep_deleted: self.keep_deleted,
+            wait,
             retries,
             resyncs,
             stop,

@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! [`Client::follow`] keeps on pulling, [`status()`] tells how a store stands, and [`reset()`]
+//! [`Client::follow`] keeps on pulling, live or at an interval, [`status()`] tells how a store stands, and [`reset()`]
 //! makes the next pull a full one. The library prints nothing, ends no process and reads no
 //! environment variable of its own.
 
@@ -41,7 +41,7 @@ mod sync_helper;
 pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
 
 pub use crate::applied::{EntityApplied, PageApplied, PullReport};
-pub use crate::client::{Client, ClientBuilder};
+pub use crate::client::{Client, ClientBuilder, Pace};
 pub use crate::error::{Cause, Error};
 pub use crate::meter::Progress;
 pub use crate::pull::Event;

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod interrupt;
 mod progress;
+mod systemd;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -11,6 +11,7 @@
 //! the cursor that comes back does not cover `x`, and in the next step `x` begins anew.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use highwater_shared::EntityName;
 
@@ -23,6 +24,8 @@ pub(crate) struct Ask {
     pub(crate) since: Option<Cursor>,
     /// The entities to name; `None` asks for all that the caller may read.
     pub(crate) entities: Option<Vec<EntityName>>,
+    /// How long the server may hold the request while nothing is new.
+    pub(crate) wait: Duration,
     /// Whether the pull is over once this has been answered to its end.
     pub(crate) whole: bool,
 }
@@ -33,6 +36,7 @@ impl Ask {
         Self {
             since: None,
             entities: wanted.map(<[EntityName]>::to_vec),
+            wait: Duration::ZERO,
             whole: true,
         }
     }
@@ -71,6 +75,7 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
         } else {
             Some(asked.into_iter().cloned().collect())
         },
+        wait: Duration::ZERO,
         whole,
     }
 }
@@ -125,6 +130,7 @@ mod tests {
         Ask {
             since: since.map(Cursor::new),
             entities: entities.map(names),
+            wait: Duration::ZERO,
             whole,
         }
     }

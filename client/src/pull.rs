@@ -147,6 +147,8 @@ pub(crate) struct Pull<'a, R, S, C> {
     /// The entities to pull; `None` for all that the caller may read.
     pub(crate) wanted: Option<&'a [EntityName]>,
     pub(crate) keep_deleted: bool,
+    /// How long the server may hold the first request while nothing is new.
+    pub(crate) wait: Duration,
     pub(crate) retries: ExponentialBuilder,
     /// How the wait is chosen before every entity begins anew because the server says so. It says
     /// so to all its clients at once.
@@ -182,11 +184,14 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         };
         loop {
             let helpers = self.store.helpers().await?;
-            let ask = if course.anew {
+            let mut ask = if course.anew {
                 Ask::anew(self.wanted)
             } else {
                 next_ask(self.wanted, &helpers)
             };
+            if ask.whole && course.report.pages == 0 {
+                ask.wait = self.wait;
+            }
             let whole = ask.whole;
             match self.page(&ask, &helpers, &course).await {
                 Ok(page) => {

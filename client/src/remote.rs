@@ -186,6 +186,9 @@ impl Remote for HttpRemote {
             if let Some(limit) = self.limit {
                 query.append_pair("limit", &limit.to_string());
             }
+            if !ask.wait.is_zero() {
+                query.append_pair("wait", &ask.wait.as_secs().to_string());
+            }
         }
         if url.query() == Some("") {
             url.set_query(None);

@@ -1,10 +1,11 @@
 //! `highwater run`: the daemon.
 
-use highwater_client::{Event, PageApplied, Seeding};
+use highwater_client::{Event, Pace, PageApplied, Seeding};
 
 use super::{about_seed, client, log, open, user_objects};
 use crate::cli::RunOptions;
 use crate::interrupt;
+use crate::systemd;
 
 pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
     log(if options.server.quiet {
@@ -27,10 +28,13 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
     }
     tracing::info!(
         store = %client.store().path().display(),
-        interval = %humantime::format_duration(options.interval),
+        pace = options.interval.map_or("live".to_owned(), |interval| format!("every {}", humantime::format_duration(interval))),
         "following {}", options.server.server
     );
-    client.follow(options.interval, &stop).await?;
+    let _notifying = systemd::notify(&client);
+    client
+        .follow(options.interval.map_or(Pace::Live, Pace::Every), &stop)
+        .await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -242,6 +242,7 @@ async fn pull<S: Replica + Observed>(
         clock,
         wanted,
         keep_deleted: false,
+        wait: Duration::ZERO,
         retries: ExponentialBuilder::new()
             .with_jitter()
             .with_jitter_seed(jitter)

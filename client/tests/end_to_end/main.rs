@@ -12,6 +12,7 @@ mod full_disk;
 mod interruption;
 mod json;
 mod kinds;
+mod live;
 mod midway;
 mod names;
 mod oracle;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use highwater_client::{Client, EntityName, Error, Event, Store, status};
+use highwater_client::{Client, EntityName, Error, Event, Pace, Store, status};
 use rusqlite::Connection;
 
 use crate::server::{Answer, Server};
@@ -241,7 +241,7 @@ async fn following_goes_on_until_it_is_stopped_and_leaves_the_store_whole() {
     let mut applied = client.subscribe();
     let following = {
         let (client, stop) = (client.clone(), stop.clone());
-        tokio::spawn(async move { client.follow(Duration::from_millis(1), &stop).await })
+        tokio::spawn(async move { client.follow(Pace::Every(Duration::from_millis(1)), &stop).await })
     };
     applied.recv().await.expect("a page");
     applied.recv().await.expect("a page");

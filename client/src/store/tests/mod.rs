@@ -309,6 +309,7 @@ async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, option
         clock: &NoTime,
         wanted: options.wanted.as_deref(),
         keep_deleted: options.keep_deleted,
+        wait: Duration::ZERO,
         retries: ExponentialBuilder::new().with_max_times(0),
         resyncs: Spread::none(),
         stop: &CancellationToken::new(),

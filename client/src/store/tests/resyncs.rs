@@ -59,6 +59,7 @@ impl Resync<'_> {
             clock: &clock,
             wanted: None,
             keep_deleted: false,
+            wait: Duration::ZERO,
             retries: ExponentialBuilder::new().with_max_times(0),
             resyncs: self.resyncs,
             stop: &stop,
