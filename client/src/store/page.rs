@@ -16,6 +16,12 @@ use crate::meter::Meter;
 use crate::pull::{Order, Writing};
 use crate::sync_helper::{Cursor, Sequence, State, SyncHelper};
 
+/// Pages of the log after which it is copied into the file; SQLite's own number.
+const CHECKPOINT_PAGES: i64 = 1_000;
+
+/// The same in the middle of a pull that fetches an entity as a whole: 64 MiB.
+const CHECKPOINT_PAGES_BULK: i64 = 16 * 1_024;
+
 /// Takes a page while it arrives. Dropped before [`PageWriter::finish`], it leaves nothing behind.
 pub(super) struct PageWriter<'c, 'o> {
     // Before the transaction, so that statements end before it does.
@@ -112,6 +118,9 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             self.withdraw(trailer)?;
         }
         if let Some(transaction) = self.transaction.take() {
+            // Not a part of the transaction; the commit looks at it.
+            self.connection
+                .pragma_update(None, "wal_autocheckpoint", self.checkpoint_pages(trailer))?;
             transaction.commit()?;
         }
         Ok(PageApplied {
@@ -122,6 +131,17 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             deleted: self.deleted,
             entities: self.counts.into_values().collect(),
         })
+    }
+
+    /// How long the log may grow before it is copied into the file. Each time waits for the disk, so
+    /// that an entity which is fetched as a whole does it seldom, and at the end.
+    fn checkpoint_pages(&self, trailer: &Trailer) -> i64 {
+        let is_bulk = |helper: &SyncHelper| !helper.complete || helper.state == State::Renewing;
+        if trailer.more && self.helpers.values().any(is_bulk) {
+            CHECKPOINT_PAGES_BULK
+        } else {
+            CHECKPOINT_PAGES
+        }
     }
 
     /// Begins the transaction with the first thing that is written, not while the server thinks.

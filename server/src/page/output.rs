@@ -14,7 +14,7 @@ use crate::cursor::Step;
 use crate::entity::Entity;
 
 /// Bytes that are gathered before they are handed over.
-const CHUNK_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// How long a chunk waits for its reader.
 const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
