@@ -16,10 +16,10 @@ pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
 pub const IDLE_IN_TRANSACTION_MS_MAX: u64 = 120_000;
 
 /// How long the flush of the log is waited for before it is nudged.
-const FLUSH_WAIT: Duration = Duration::from_millis(10);
+const FLUSH_WAIT: Duration = Duration::from_millis(2);
 
 /// How often the flush position is read while it is waited for.
-const FLUSH_POLL: Duration = Duration::from_millis(2);
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 
 /// A pooled connection that is closed, not pooled, unless it is given back: dropped in the
 /// middle of a `COPY`, it would keep sending to whoever came next.

@@ -58,10 +58,11 @@ fn as_text(report: &PullReport) -> String {
         return format!("nothing new ({seconds:.2} s)");
     }
     format!(
-        "{} rows, {} deleted in {seconds:.2} s ({} pages, {})",
+        "{} rows, {} deleted in {seconds:.2} s ({} {}, {})",
         report.rows,
         report.deleted,
         report.pages,
+        if report.pages == 1 { "page" } else { "pages" },
         indicatif::HumanBytes(report.bytes)
     )
 }
