@@ -322,7 +322,7 @@ impl ClientBuilder {
             return Ok((self.with(remote, store), Seeding::NotNeeded));
         };
         seed::check_location(location)?;
-        let unpacked = match seed::unpack(location, place.path(), stop).await {
+        let unpacked = match seed::unpack(location, place.path(), stop, &*self.observer).await {
             Ok(unpacked) => unpacked,
             Err(error @ Error::Seed { .. }) => {
                 return Ok((self.with(remote, Store::begin(place)?), Seeding::Refused(error)));

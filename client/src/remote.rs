@@ -337,7 +337,7 @@ fn cut(server: &str, error: reqwest::Error) -> Error {
 }
 
 /// What lies at the bottom of an error of the HTTP client, since its own words say little.
-fn reason(error: &reqwest::Error) -> String {
+pub(crate) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         let seconds = if error.is_connect() {
             CONNECT_SECONDS_MAX

@@ -14,6 +14,8 @@ use url::Url;
 use super::format::{self, HEADER_BYTES_MAX};
 use super::{refused, refused_for};
 use crate::error::Error;
+use crate::pull::Event;
+use crate::remote::reason;
 
 /// How long to wait for a connection.
 const CONNECT_SECONDS_MAX: u64 = 10;
@@ -28,7 +30,12 @@ const REDIRECTS_MAX: usize = 10;
 const RETRIES_MAX: usize = 5;
 
 /// Has the seed at `url` in the file `part`, whole by what its first line says.
-pub(super) async fn fetch(url: &Url, part: &Path, stop: &CancellationToken) -> Result<(), Error> {
+pub(super) async fn fetch(
+    url: &Url,
+    part: &Path,
+    stop: &CancellationToken,
+    observer: &(dyn Fn(Event<'_>) + Send + Sync),
+) -> Result<(), Error> {
     let http = client(url).map_err(|error| Error::Http(Box::new(error)))?;
     let mut delays = ExponentialBuilder::new()
         .with_jitter()
@@ -43,17 +50,18 @@ pub(super) async fn fetch(url: &Url, part: &Path, stop: &CancellationToken) -> R
         match attempt {
             Ok(()) => return Ok(()),
             Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Passing(error)) => match delays.next() {
-                Some(delay) => {
-                    tracing::info!(%url, %error, "the seed's download was cut off; going on");
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return Err(Error::Stopped),
-                        () = tokio::time::sleep(delay) => {}
-                    }
+            Err(Failure::Passing(error)) => {
+                let error = refused(url, format!("it cannot be fetched ({})", reason(&error)), error);
+                let Some(delay) = delays.next() else {
+                    return Err(error);
+                };
+                observer(Event::Retrying { error: &error, delay });
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Err(Error::Stopped),
+                    () = tokio::time::sleep(delay) => {}
                 }
-                None => return Err(refused(url, format!("it cannot be fetched ({error})"), error)),
-            },
+            }
         }
     }
 }

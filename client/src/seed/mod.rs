@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::applied::PullReport;
 use crate::error::{Cause, Error};
+use crate::pull::Event;
 use crate::store::{self, SeedImage};
 use crate::sync_helper::SourceId;
 
@@ -203,12 +204,13 @@ pub(crate) async fn unpack(
     location: &SeedLocation,
     store: &Path,
     stop: &CancellationToken,
+    observer: &(dyn Fn(Event<'_>) + Send + Sync),
 ) -> Result<Unpacked, Error> {
     let (path, downloaded) = match location {
         SeedLocation::File(path) => (path.clone(), None),
         SeedLocation::Url(url) => {
             let part = store::beside(store, ".seed-part");
-            download::fetch(url, &part, stop).await?;
+            download::fetch(url, &part, stop, observer).await?;
             (part.clone(), Some(part))
         }
     };
