@@ -124,7 +124,8 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         notes: vec![format!(
             "The first pull is of {} flights, the small one of {} changed rows and {deleted} deletions. \
              What is named after an encoding is read into nothing, page by page, without decoding it; the \
-             client asks as it always does, and keeps a store. Bytes over the link are all \
+             client keeps a store, and asks for no compression, since the link begins on its own \
+             machine; of other machines it asks for zstd. Bytes over the link are all \
              that passed it, others those of the bodies. The link has a rate, and no latency.",
             count(rows - deleted),
             count(changed)
