@@ -1,4 +1,4 @@
-//! The daemon as it is by default: live, by long poll.
+//! The client as it is by default: the daemon live, by long poll, and pages compressed on their way.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use highwater_testbed::Process;
 use highwater_testbed::process::Signal;
 
-use crate::rig::{Rig, client, run};
+use crate::rig::{Rig, client, output, run};
 
 fn daemon(rig: &Rig, store: &Path) -> std::process::Command {
     let mut command = client("run", store);
@@ -88,4 +88,34 @@ async fn systemd_hears_that_the_store_is_up_to_date_and_that_the_daemon_lives() 
         }
     });
     heard.await.unwrap();
+}
+
+/// By a name that is no machine's, so that only a proxy finds the server: as from far away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_far_away_is_pulled_from_in_compressed_pages() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text); insert into product select g, repeat('name ', 20) || g from generate_series(1, 5000) g",
+        &["product"],
+    )
+    .await;
+    let store = rig.store("far.db");
+    let mut command = client("pull", &store);
+    command
+        .args([
+            "--quiet",
+            "--limit",
+            "1000",
+            "--server",
+            "http://sync.example.org",
+        ])
+        .env("http_proxy", format!("http://{}", rig.address))
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY");
+    let output = output(command).await;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    rig.assert_equal(&store, &["product"], "compressed").await;
 }

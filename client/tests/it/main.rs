@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod damage;
+mod encodings;
 mod hostile;
 mod place;
 mod program;
