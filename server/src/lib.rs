@@ -3,7 +3,7 @@
 //! From the database outward: [`snapshot`] and [`cursor`] hold the arithmetic, [`database`] one
 //! connection and its transaction, [`entity`] what the catalog says, [`page`] one page of a
 //! pull, [`samples`] the history that makes dates safe, [`watch`] looks at the source for all
-//! callers, [`live`] lets them wait, [`http`] has the routes. [`admin`] is what the commands other
+//! callers, [`live`] lets them wait, [`share`] hands one page to many, [`http`] has the routes. [`admin`] is what the commands other
 //! than `serve` do.
 
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod live;
 pub mod page;
 pub mod quoting;
 pub mod samples;
+pub mod share;
 pub mod snapshot;
 pub mod watch;
 

@@ -1,6 +1,7 @@
 //! Answers a request for changes: by a page, or, where nothing is new, from what the watcher
 //! knows, at once or after a wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_shared::Trailer;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::page::{self, OpenPage, PageRequest, ReadError, Since};
+use crate::share::{SharedPage, SharedPages};
 use crate::watch::Watcher;
 
 /// What a request is answered with.
@@ -16,6 +18,8 @@ use crate::watch::Watcher;
 pub enum Answer {
     /// A page that is still to be read.
     Page(Box<OpenPage>),
+    /// A page that others get as well.
+    Shared(Arc<SharedPage>),
     /// Nothing is new: a page with no changes and a fresh cursor.
     Nothing(Trailer),
 }
@@ -25,6 +29,7 @@ pub enum Answer {
 pub async fn answer(
     pool: &PgPool,
     watcher: &Watcher,
+    pages: &SharedPages,
     request: PageRequest,
     wait: Duration,
     stop: &CancellationToken,
@@ -35,22 +40,27 @@ pub async fn answer(
         // Begun after the request arrived: who commits and then asks, finds the commit.
         Since::Date(_) | Since::Cursor(_) => watcher.fresh().await,
     };
+    // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
         let Some(seen) = view else {
             // Nothing is known of the source, or nothing needs to be.
-            return Ok(Answer::Page(Box::new(page::open(pool, request).await?)));
+            return Ok(Answer::Page(Box::new(Box::pin(page::open(pool, request)).await?)));
         };
         match seen.nothing_new(&request, &watcher.samples) {
             Some(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
             Some(_) => {}
-            None => {
-                let page = page::open(pool, request.clone()).await?;
-                if is_over || !page.is_empty() {
-                    return Ok(Answer::Page(Box::new(page)));
+            None => match Box::pin(pages.get(pool, watcher, &request, &seen)).await {
+                Some(page) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
+                Some(_) => {}
+                None => {
+                    let page = Box::pin(page::open(pool, request.clone())).await?;
+                    if is_over || !page.is_empty() {
+                        return Ok(Answer::Page(Box::new(page)));
+                    }
+                    Box::pin(page.let_go()).await?;
                 }
-                page.let_go().await?;
-            }
+            },
         }
         view = tokio::select! {
             biased;

@@ -46,12 +46,14 @@ pub(super) async fn changes(
     let answer = live::answer(
         &shared.pool,
         &shared.watcher,
+        &shared.pages,
         request,
         parameters.wait,
         &shared.shutdown,
     );
     let body = match answer.await? {
-        Answer::Page(page) => body(Arc::clone(&shared), *page, format).await?,
+        Answer::Page(page) => Box::pin(body(Arc::clone(&shared), page, format)).await?,
+        Answer::Shared(page) => Body::from(page.body.clone()),
         Answer::Nothing(trailer) => Body::from(page::nothing(format, &trailer)?),
     };
     let media_type = match format {
@@ -68,7 +70,7 @@ pub(super) async fn changes(
 
 /// Sends a page while it is read. The first chunk is awaited, so that a page that fails before
 /// it is answered with a problem; later the response can only be cut off.
-async fn body(shared: Arc<Shared>, page: OpenPage, format: Format) -> Result<Body, ReadError> {
+async fn body(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Result<Body, ReadError> {
     let (sender, mut chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let output = Output::new(format, sender);
     tokio::spawn(async move { page.send(&shared.pool, &shared.watcher.samples, output).await });

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::page::MOVED;
+use crate::share::SharedPages;
 use crate::watch::Watcher;
 
 /// How often the source is looked at while somebody waits.
@@ -42,6 +43,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 struct Shared {
     pool: PgPool,
     watcher: Watcher,
+    pages: SharedPages,
     shutdown: CancellationToken,
 }
 
@@ -83,6 +85,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         pool: pool.clone(),
         watcher: Watcher::default(),
+        pages: SharedPages::default(),
         shutdown: shutdown.clone(),
     });
     let watching = {

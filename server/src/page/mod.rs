@@ -66,7 +66,7 @@ pub struct PageRequest {
 }
 
 /// The two forms of a page. They mean the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// Blocks of `COPY` text.
     Copy,

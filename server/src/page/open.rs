@@ -62,6 +62,11 @@ impl OpenPage {
         self.plan.fresh && !self.plan.parts.iter().any(holds_any)
     }
 
+    /// What it has seen.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.moment.snapshot
+    }
+
     /// Ends it without sending anything.
     pub async fn let_go(mut self) -> Result<(), ReadError> {
         self.connection.end().await?;

@@ -49,6 +49,12 @@ impl View {
         lacks_nothing.then(|| self.trailer(cursor, &asked, samples))
     }
 
+    /// Whether a page with this snapshot holds every change that this view knows of.
+    pub fn is_seen_by(&self, snapshot: &Snapshot, names: Option<&[EntityName]>) -> bool {
+        let asked = self.asked(names);
+        asked.is_some_and(|asked| asked.iter().all(|watched| snapshot.covers(&watched.changed)))
+    }
+
     /// The entities asked for; `None` where one of them cannot be served as this view has it.
     pub(super) fn asked(&self, names: Option<&[EntityName]>) -> Option<Vec<&Watched>> {
         let Some(names) = names else {

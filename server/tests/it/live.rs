@@ -171,3 +171,53 @@ async fn many_polls_with_nothing_new_begin_few_transactions() {
     let begun = count().await - before;
     assert!(begun < 200, "{begun} transactions for 400 polls");
 }
+
+/// A page that is shared is not handed to whoever asks after the next change.
+#[tokio::test]
+async fn a_shared_page_is_never_an_old_one() {
+    let (rig, since) = rig().await;
+    for id in 1..=20 {
+        rig.run(&format!("update product set name = 'x' where id = {id}"))
+            .await;
+        let page = rig.server.page(&format!("since={since}")).await;
+        assert_eq!(changes(&page), id);
+        let again = rig.server.page(&format!("since={since}")).await;
+        assert_eq!(page["changes"], again["changes"]);
+        let narrowed = rig.server.page(&format!("since={since}&limit=1")).await;
+        assert_eq!(changes(&narrowed), 1, "another question");
+    }
+}
+
+/// One change with many callers waiting is read once, or nearly.
+#[tokio::test]
+async fn callers_that_wait_together_share_a_page() {
+    let (rig, since) = rig().await;
+    let transactions =
+        "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
+    let count = async || -> i64 {
+        let mut connection = rig.database.connect().await.unwrap();
+        let count = sqlx::query_scalar(transactions)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        sqlx::Connection::close(connection).await.unwrap();
+        count
+    };
+    let waiting = (0..300).map(|_| {
+        let (server, query) = (&rig.server, format!("since={since}&wait=30"));
+        async move { server.page(&query).await }
+    });
+    let (pages, before) = tokio::join!(futures_util::future::join_all(waiting), async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = count().await;
+        rig.run("update product set name = 'seen by all' where id = 7")
+            .await;
+        before
+    });
+    for page in pages {
+        assert_eq!(changes(&page), 1, "{page}");
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let begun = count().await - before;
+    assert!(begun < 150, "{begun} transactions for 300 callers");
+}
