@@ -35,11 +35,12 @@ pub async fn answer(
     stop: &CancellationToken,
 ) -> Result<Answer, ReadError> {
     let until = Instant::now() + wait;
-    let mut view = match request.since {
-        Since::Nothing => None,
-        // Begun after the request arrived: who commits and then asks, finds the commit.
-        Since::Date(_) | Since::Cursor(_) => watcher.fresh().await,
-    };
+    // Begun after the request arrived: who commits and then asks, finds the commit. A first pull
+    // needs no more of it than the sample, without which its date would lag.
+    let mut view = watcher.fresh().await;
+    if request.since == Since::Nothing {
+        view = None;
+    }
     // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
