@@ -72,12 +72,18 @@ impl Watcher {
             match self.look(&pool, &mut connection, last.as_ref()).await {
                 Ok(view) => {
                     failing = false;
+                    // Told first: whoever joins a group after it was woken finds the look.
+                    self.looks.send_replace(Look {
+                        number,
+                        view: view.clone(),
+                    });
                     self.wake(last.as_ref(), view.as_ref());
-                    last.clone_from(&view);
-                    self.looks.send_replace(Look { number, view });
+                    last = view;
                 }
                 Err(error) => {
                     connection = None;
+                    // Whoever answers the next time may be another server, with another history.
+                    last = None;
                     if !failing {
                         tracing::warn!(%error, "cannot look at the source; callers are answered one by one");
                     }
@@ -215,4 +221,50 @@ async fn look_closely(connection: &mut Connection, last: Option<&View>) -> Resul
         }));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{self, EnableOptions};
+    use sqlx::Connection as _;
+
+    /// What was known of the server before is not held against the one that answers now.
+    #[tokio::test]
+    async fn after_a_look_that_failed_nothing_is_taken_as_seen() {
+        let database = highwater_testbed::Database::create("watch").await.unwrap();
+        let mut connection = database.connect().await.unwrap();
+        admin::migrate(&mut connection).await.unwrap();
+        let tables = "create table product (id int primary key); create table other (id int)";
+        sqlx::raw_sql(tables).execute(&mut connection).await.unwrap();
+        admin::enable(&mut connection, "product", &EnableOptions::default())
+            .await
+            .unwrap();
+        let pool = database.pool().await.unwrap();
+        let watcher = Arc::new(Watcher::default());
+        let stop = CancellationToken::new();
+        let watching = {
+            let (watcher, pool, stop) = (Arc::clone(&watcher), pool.clone(), stop.clone());
+            tokio::spawn(async move { watcher.watch(pool, IDLE_TICK, stop).await })
+        };
+        let changed = |view: &View| Arc::clone(&view.entities.first().unwrap().changed);
+        let first = watcher.fresh().await.unwrap();
+        let unrelated = "insert into other values (1)";
+        sqlx::raw_sql(unrelated).execute(&mut connection).await.unwrap();
+        let second = watcher.fresh().await.unwrap();
+        assert_eq!(changed(&second), changed(&first), "nothing changed in the entity");
+
+        let ended = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and pid <> pg_backend_pid()";
+        sqlx::raw_sql(ended).execute(&mut connection).await.unwrap();
+        let third = loop {
+            if let Some(view) = watcher.fresh().await {
+                break view;
+            }
+        };
+        assert_eq!(*changed(&third), third.moment.snapshot);
+        stop.cancel();
+        watching.await.unwrap();
+        connection.close().await.unwrap();
+    }
 }
