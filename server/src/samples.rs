@@ -42,6 +42,13 @@ impl Samples {
         samples.get(known.checked_sub(1)?).map(|sample| sample.clock)
     }
 
+    /// The date that is safe to send next, for a caller that has sent `sent`, has got changes up to
+    /// `newest`, and stands at a snapshot with this `xmin`.
+    pub fn last_sync_date(&self, xmin: Xid, sent: Timestamp, newest: Timestamp) -> Timestamp {
+        self.safe_date(xmin)
+            .map_or(sent, |safe| sent.max(newest.min(safe)))
+    }
+
     /// Takes a sample, and returns its snapshot.
     pub async fn take(&self, connection: &mut PgConnection) -> Result<Snapshot, sqlx::Error> {
         // One message, and in it three statements, each with a snapshot of its own: within one statement

@@ -109,9 +109,10 @@ impl OpenPage {
             .and_then(Timestamp::from_postgres);
         let newest = here.map_or(before, |here| here.max(before));
         let more = full.is_some() || !self.plan.fresh;
-        let last_sync_date = match samples.safe_date(self.moment.snapshot.xmin()) {
-            Some(safe) if !more => sent.max(newest.min(safe)),
-            _ => sent,
+        let last_sync_date = if more {
+            sent
+        } else {
+            samples.last_sync_date(self.moment.snapshot.xmin(), sent, newest)
         };
         let covered = match &self.request.since {
             Since::Cursor(cursor) => cursor.covered.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use highwater_shared::{EntityName, Timestamp, Trailer};
+use highwater_shared::{EntityName, Trailer};
 
 use crate::cursor::{Cursor, Seen};
 use crate::database::Moment;
@@ -57,25 +57,13 @@ impl View {
 
     /// The entities asked for; `None` where one of them cannot be served as this view has it.
     pub(super) fn asked(&self, names: Option<&[EntityName]>) -> Option<Vec<&Watched>> {
-        let Some(names) = names else {
-            return Some(
-                self.entities
-                    .iter()
-                    .filter(|watched| watched.entity.fault.is_none())
-                    .collect(),
-            );
+        let is_asked = |watched: &&Watched| {
+            let entity = &watched.entity;
+            entity.fault.is_none() && names.is_none_or(|names| names.contains(&entity.name))
         };
-        let asked: Vec<&Watched> = self
-            .entities
-            .iter()
-            .filter(|watched| names.contains(&watched.entity.name))
-            .collect();
-        let is_known = |name: &EntityName| {
-            asked
-                .iter()
-                .any(|watched| watched.entity.name == *name && watched.entity.fault.is_none())
-        };
-        names.iter().all(is_known).then_some(asked)
+        let asked: Vec<&Watched> = self.entities.iter().filter(is_asked).collect();
+        let is_served = |name: &EntityName| asked.iter().any(|watched| watched.entity.name == *name);
+        names.unwrap_or_default().iter().all(is_served).then_some(asked)
     }
 
     /// Whether an entity that is asked for has changed since `earlier`.
@@ -90,10 +78,8 @@ impl View {
     }
 
     fn trailer(&self, cursor: &Cursor, asked: &[&Watched], samples: &Samples) -> Trailer {
-        let sent = cursor.last_sync_date;
-        let last_sync_date = samples
-            .safe_date(self.moment.snapshot.xmin())
-            .map_or(sent, |safe: Timestamp| sent.max(cursor.newest.min(safe)));
+        let xmin = self.moment.snapshot.xmin();
+        let last_sync_date = samples.last_sync_date(xmin, cursor.last_sync_date, cursor.newest);
         let next = Cursor {
             source: self.moment.source,
             wal: self.moment.wal,

@@ -36,6 +36,19 @@ async fn held(rig: &Rig, query: &str, meanwhile: impl Future<Output = ()>) -> (V
     page
 }
 
+/// Transactions that the database has counted. A session tells what it has counted when it is idle
+/// for a while, and when it ends.
+async fn transactions(rig: &Rig) -> i64 {
+    let count = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
+    let mut connection = rig.database.connect().await.unwrap();
+    let count = sqlx::query_scalar(count)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    count
+}
+
 fn changes(page: &Value) -> usize {
     page["changes"].as_array().unwrap().len()
 }
@@ -147,19 +160,7 @@ async fn who_commits_and_then_asks_finds_the_commit() {
 #[tokio::test]
 async fn many_polls_with_nothing_new_begin_few_transactions() {
     let (rig, since) = rig().await;
-    let transactions =
-        "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
-    let count = async || -> i64 {
-        // A session tells what it has counted when it is idle for a while, and when it ends.
-        let mut connection = rig.database.connect().await.unwrap();
-        let count = sqlx::query_scalar(transactions)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        sqlx::Connection::close(connection).await.unwrap();
-        count
-    };
-    let before = count().await;
+    let before = transactions(&rig).await;
     let polls = (0..400).map(|_| {
         let query = format!("since={since}");
         let rig = &rig;
@@ -168,7 +169,7 @@ async fn many_polls_with_nothing_new_begin_few_transactions() {
     futures_util::future::join_all(polls).await;
     // What the looks began is told within a second or so; only too few could be counted here.
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let begun = count().await - before;
+    let begun = transactions(&rig).await - before;
     assert!(begun < 200, "{begun} transactions for 400 polls");
 }
 
@@ -192,24 +193,13 @@ async fn a_shared_page_is_never_an_old_one() {
 #[tokio::test]
 async fn callers_that_wait_together_share_a_page() {
     let (rig, since) = rig().await;
-    let transactions =
-        "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
-    let count = async || -> i64 {
-        let mut connection = rig.database.connect().await.unwrap();
-        let count = sqlx::query_scalar(transactions)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        sqlx::Connection::close(connection).await.unwrap();
-        count
-    };
     let waiting = (0..300).map(|_| {
         let (server, query) = (&rig.server, format!("since={since}&wait=30"));
         async move { server.page(&query).await }
     });
     let (pages, before) = tokio::join!(futures_util::future::join_all(waiting), async {
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let before = count().await;
+        let before = transactions(&rig).await;
         rig.run("update product set name = 'seen by all' where id = 7")
             .await;
         before
@@ -218,6 +208,6 @@ async fn callers_that_wait_together_share_a_page() {
         assert_eq!(changes(&page), 1, "{page}");
     }
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let begun = count().await - before;
+    let begun = transactions(&rig).await - before;
     assert!(begun < 150, "{begun} transactions for 300 callers");
 }
