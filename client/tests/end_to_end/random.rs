@@ -98,12 +98,18 @@ async fn random_tables_arrive_value_for_value_in_both_forms() {
                 assert!(rows > 0 || round > 0, "{what}: no rows in {name}");
             }
         }
+        if round == 0 {
+            for (_, both) in &mut pulls {
+                both.pull_until_nothing_begins_anew().await;
+            }
+        }
         if round < ROUNDS {
             change(&rig, &mut random, &tables).await;
         }
     }
-    let resets = pulls.map(|(_, both)| both.json.resets);
-    assert_eq!(resets, [TABLES; 2], "seed {seed}: something began anew");
+    for (by, both) in pulls {
+        assert_eq!(both.json.resets, 0, "seed {seed}, by {by}: something began anew");
+    }
 }
 
 impl Table {
