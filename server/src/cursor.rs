@@ -63,7 +63,8 @@ pub struct Cursor {
     pub source: Source,
     /// A hash of the scope that it was made for; 0 without one.
     pub scope: u64,
-    /// The position in the log that a server must have reached to serve it.
+    /// The last byte of the log that it may stand on: who has the log beyond it has all that was
+    /// seen.
     pub wal: Lsn,
     /// What the holder had before the pull.
     pub seen: Seen,

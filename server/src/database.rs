@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::cursor::{Lsn, Source};
+use crate::catalog::SIGNATURE;
+use crate::cursor::{Cursor, Lsn, Seen, Source};
+use crate::node::Node;
+use crate::page::Probe;
 use crate::snapshot::Snapshot;
+use crate::standby::{self, Claim};
 
 /// How long a page may wait for a table that is being altered, in milliseconds.
 pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
@@ -15,7 +21,7 @@ pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
 /// How long a page's transaction may stand still while its reader is slow, in milliseconds.
 pub const IDLE_IN_TRANSACTION_MS_MAX: u64 = 120_000;
 
-/// How long the flush of the log is waited for before it is nudged.
+/// How long after the snapshot the flush of the log is waited for before it is nudged.
 const FLUSH_WAIT: Duration = Duration::from_millis(2);
 
 /// How often the flush position is read while it is waited for.
@@ -34,14 +40,93 @@ pub struct Connection {
 pub struct Moment {
     /// The database, as it is now.
     pub source: Source,
-    /// The transaction's snapshot.
+    /// What may be said to have been seen: the transaction's snapshot, or less on a standby.
     pub snapshot: Snapshot,
-    /// Where the log ended after the snapshot was taken.
-    pub wal: Lsn,
-    /// How much of the log was on disk then.
-    pub flushed: Lsn,
+    /// The end of the log that was there when the snapshot was taken.
+    pub log: LogEnd,
     /// Whether the database was restored or copied to where it is, and not yet rebased.
     pub moved: bool,
+    /// When that was, by the clock of this server.
+    pub taken: Instant,
+}
+
+/// The end of the log at one moment: the position of the first byte that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogEnd {
+    /// A primary has written the log so far. All that was seen lies before that.
+    Primary {
+        /// Where it has been written to.
+        written: Lsn,
+        /// Where it was on disk.
+        flushed: Lsn,
+    },
+    /// A standby has replayed the log so far. What was seen may stand on the record that begins there.
+    Standby {
+        /// Where it has been replayed to.
+        replayed: Lsn,
+    },
+}
+
+impl Moment {
+    /// The last byte of the log that a cursor of this moment may stand on.
+    pub fn stands_on(&self) -> Lsn {
+        match self.log {
+            LogEnd::Primary { written, .. } => Lsn(written.0.saturating_sub(1)),
+            LogEnd::Standby { replayed } => replayed,
+        }
+    }
+
+    /// Whether all that the cursor's holder has seen, or been promised, is there.
+    pub fn has(&self, cursor: &Cursor) -> bool {
+        let seen = match &cursor.seen {
+            Seen::Snapshot(seen) => Some(seen),
+            Seen::Date(_) => None,
+        };
+        let target = cursor.pull.as_ref().map(|pull| &pull.target);
+        let covers = seen
+            .into_iter()
+            .chain(target)
+            .all(|seen| self.snapshot.covers(seen));
+        match self.log {
+            LogEnd::Primary { .. } => covers,
+            // A standby lists subtransactions as in flight, which a primary's snapshot passes over. The
+            // position tells all the same; only where replay stands at the very position it does not.
+            LogEnd::Standby { replayed } => replayed > cursor.wal || covers,
+        }
+    }
+
+    /// Reads it from a row of [`MOMENT`]. `claim` is what a standby can say to have seen.
+    fn read(row: &PgRow, claim: Option<Claim>) -> Result<Self, sqlx::Error> {
+        let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
+        let lsn = |name: &str| Ok::<_, sqlx::Error>(Lsn(row.try_get::<i64, _>(name)?.cast_unsigned()));
+        let (snapshot, log) = if let Some(Claim {
+            snapshot, replayed, ..
+        }) = claim
+        {
+            (snapshot, LogEnd::Standby { replayed })
+        } else {
+            let snapshot: String = row.try_get("snapshot")?;
+            let log = LogEnd::Primary {
+                written: lsn("written")?,
+                flushed: lsn("flushed")?,
+            };
+            (snapshot.parse().map_err(|error| decode(Box::new(error)))?, log)
+        };
+        Ok(Self {
+            snapshot,
+            log,
+            moved: row.try_get("moved")?,
+            taken: Instant::now(),
+            source: Source {
+                system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
+                database_oid: u32::try_from(row.try_get::<i64, _>("database_oid")?)
+                    .map_err(|e| decode(Box::new(e)))?,
+                own_id: row.try_get::<Uuid, _>("own_id")?,
+                timeline: u32::try_from(row.try_get::<i32, _>("timeline")?)
+                    .map_err(|e| decode(Box::new(e)))?,
+            },
+        })
+    }
 }
 
 impl Connection {
@@ -60,10 +145,13 @@ impl Connection {
 
     /// Begins the transaction of a page: first the locks, then, with the first query that
     /// follows, the snapshot. Rewriting DDL and truncate are not MVCC-safe: an older snapshot
-    /// would find the table empty.
-    pub async fn begin(&mut self, tables: &[&str]) -> Result<(), sqlx::Error> {
+    /// would find the table empty. Tells whether this is a standby; where not, it was a primary
+    /// before the snapshot, and so it stays.
+    pub async fn begin(&mut self, tables: &[&str]) -> Result<bool, sqlx::Error> {
+        // `show` takes no snapshot.
         let mut statements = format!(
             "begin isolation level repeatable read read only;
+             show in_hot_standby;
              set local lock_timeout = {LOCK_WAIT_MS_MAX};
              set local idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS_MAX};{SETTINGS}"
         );
@@ -73,48 +161,63 @@ impl Connection {
             statements.push_str(" in access share mode;");
         }
         self.in_transaction = true;
-        sqlx::raw_sql(AssertSqlSafe(statements))
-            .execute(self.get()?)
+        let shown = sqlx::raw_sql(AssertSqlSafe(statements))
+            .fetch_all(self.get()?)
             .await?;
-        Ok(())
+        let shown = shown.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok(shown.try_get::<String, _>(0)? == "on")
     }
 
-    /// Takes the transaction's snapshot, and reads what belongs to it. `None` on a standby.
-    pub async fn moment(&mut self) -> Result<Option<Moment>, sqlx::Error> {
-        let row = sqlx::query(
-            "select pg_current_snapshot()::text as snapshot, p.*, s.own_id,
-                 c.system_identifier, d.oid::bigint as database_oid,
-                 (s.system_identifier, s.database) <> (c.system_identifier, d.oid) as moved
-             from highwater.source s, pg_control_system() c, pg_database d,
-             lateral (
-                 select pg_is_in_recovery() as standby,
-                     case when not pg_is_in_recovery() then (pg_current_wal_insert_lsn() - '0/0')::bigint end as wal,
-                     case when not pg_is_in_recovery() then (pg_current_wal_flush_lsn() - '0/0')::bigint end as flushed,
-                     case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end as timeline
-             ) p
-             where d.datname = current_database()",
-        )
-        .fetch_one(self.get()?)
-        .await?;
-        if row.try_get("standby")? {
-            return Ok(None);
+    /// Begins the transaction of a page as [`Connection::begin`] does, on a primary or a standby.
+    /// Returns what a standby can claim to have seen.
+    pub(crate) async fn begin_on(
+        &mut self,
+        node: &Node,
+        tables: &[&str],
+    ) -> Result<Option<Claim>, sqlx::Error> {
+        // A claim comes before the snapshot. So the first time a standby is met, it is begun on twice.
+        let mut claim = None;
+        if node.is_standby() {
+            claim = Some(self.claim(node).await?);
         }
-        let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
-        let snapshot: String = row.try_get("snapshot")?;
-        let timeline: String = row.try_get("timeline")?;
-        Ok(Some(Moment {
-            moved: row.try_get("moved")?,
-            snapshot: snapshot.parse().map_err(|error| decode(Box::new(error)))?,
-            wal: Lsn(row.try_get::<i64, _>("wal")?.cast_unsigned()),
-            flushed: Lsn(row.try_get::<i64, _>("flushed")?.cast_unsigned()),
-            source: Source {
-                system_identifier: row.try_get::<i64, _>("system_identifier")?.cast_unsigned(),
-                database_oid: u32::try_from(row.try_get::<i64, _>("database_oid")?)
-                    .map_err(|e| decode(Box::new(e)))?,
-                own_id: row.try_get::<Uuid, _>("own_id")?,
-                timeline: u32::from_str_radix(&timeline, 16).map_err(|e| decode(Box::new(e)))?,
-            },
-        }))
+        let mut is_standby = self.begin(tables).await?;
+        if is_standby && claim.is_none() {
+            self.end().await?;
+            claim = Some(self.claim(node).await?);
+            is_standby = self.begin(tables).await?;
+        }
+        if !is_standby {
+            node.remember(None);
+        }
+        Ok(claim.filter(|_| is_standby))
+    }
+
+    /// Asks a standby what it has seen.
+    pub(crate) async fn claim(&mut self, node: &Node) -> Result<Claim, sqlx::Error> {
+        let claim = standby::claim(self.get()?, node.last_claim().as_ref()).await?;
+        node.remember(Some(claim.clone()));
+        Ok(claim)
+    }
+
+    /// Takes the transaction's snapshot, and reads what belongs to it, with the signature of the
+    /// catalog, and in the same statement what `probe` selects, a column `number` first.
+    pub(crate) async fn open(
+        &mut self,
+        claim: Option<Claim>,
+        probe: &Probe,
+    ) -> Result<(Moment, String, Vec<PgRow>), sqlx::Error> {
+        let statement = format!(
+            "select * from ({MOMENT}) moment cross join (select ({SIGNATURE}) as signature) catalog left join ({}) probe on true",
+            probe.text
+        );
+        let rows = sqlx::query(AssertSqlSafe(statement))
+            .bind(&probe.xids)
+            .bind(&probe.bound)
+            .fetch_all(self.get()?)
+            .await?;
+        let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let moment = Moment::read(first, claim)?;
+        Ok((moment, first.try_get("signature")?, rows))
     }
 
     /// Ends the transaction, if one was begun.
@@ -139,17 +242,26 @@ impl Connection {
         Ok(history.and_then(|history| end_of_timeline(&history, earlier)))
     }
 
-    /// Waits until the log is on disk up to `wal`. A crash forgets what was not, and gives its
-    /// ids to others. A writer that sits idle in its transaction can delay the flush by many
-    /// seconds, so after a moment an empty message is committed, which flushes all before it.
-    pub async fn flushed(&mut self, wal: Lsn) -> Result<(), sqlx::Error> {
-        let nudge_at = tokio::time::Instant::now() + FLUSH_WAIT;
-        while tokio::time::Instant::now() < nudge_at {
+    /// Waits until all is on disk that was seen at `moment`. A crash forgets what was not, and gives
+    /// its ids to others. A writer that sits idle in its transaction can delay the flush by many
+    /// seconds, so after a while an empty message is committed, which flushes all before it. What
+    /// a standby has replayed is on disk, there and where it came from.
+    pub async fn flushed(&mut self, moment: &Moment) -> Result<(), sqlx::Error> {
+        let LogEnd::Primary { written, flushed } = moment.log else {
+            return Ok(());
+        };
+        if flushed >= written {
+            return Ok(());
+        }
+        loop {
             let flushed: i64 = sqlx::query_scalar("select (pg_current_wal_flush_lsn() - '0/0')::bigint")
                 .fetch_one(self.get()?)
                 .await?;
-            if flushed.cast_unsigned() >= wal.0 {
+            if flushed.cast_unsigned() >= written.0 {
                 return Ok(());
+            }
+            if moment.taken.elapsed() >= FLUSH_WAIT {
+                break;
             }
             tokio::time::sleep(FLUSH_POLL).await;
         }
@@ -178,13 +290,15 @@ impl Drop for Connection {
 
 /// The own id of the source; `None` where the database was restored or copied to where it is, and
 /// not yet rebased.
-pub async fn own_id(pool: &PgPool) -> Result<Option<Uuid>, sqlx::Error> {
+pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
+    let mut connection = node.connect().await?;
     let (own_id, moved): (Uuid, bool) = sqlx::query_as(
         "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
          from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
     )
-    .fetch_one(pool)
+    .fetch_one(connection.get()?)
     .await?;
+    connection.give_back();
     Ok((!moved).then_some(own_id))
 }
 
@@ -200,6 +314,23 @@ fn end_of_timeline(history: &str, timeline: u32) -> Option<Lsn> {
         Some(Lsn(half(high)? << 32 | half(low)?))
     })
 }
+
+/// What belongs to a snapshot. The position in the log is read after it. A standby cannot ask which
+/// timeline it replays; of those that it is told the latest is taken, and a role without the rights of
+/// `pg_read_all_stats` is told late.
+const MOMENT: &str = "
+    select pg_current_snapshot()::text as snapshot, s.own_id, c.system_identifier, d.oid::bigint as database_oid,
+        (s.system_identifier, s.database) <> (c.system_identifier, d.oid) as moved,
+        case when not pg_is_in_recovery() then (pg_current_wal_insert_lsn() - '0/0')::bigint end as written,
+        case when not pg_is_in_recovery() then (pg_current_wal_flush_lsn() - '0/0')::bigint end as flushed,
+        case when pg_is_in_recovery() then (
+            select greatest(
+                (select timeline_id from pg_control_checkpoint()),
+                (select min_recovery_end_timeline from pg_control_recovery()),
+                (select received_tli from pg_stat_wal_receiver))
+        ) else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end as timeline
+    from highwater.source s, pg_control_system() c, pg_database d
+    where d.datname = current_database()";
 
 /// How values print, whatever the database, the role or the session says; and that statements
 /// walk indexes: their cost must grow with what changed, also where statistics are missing or
@@ -217,6 +348,7 @@ const SETTINGS: &str = "
     set local enable_bitmapscan = off;
     set local enable_hashjoin = off;
     set local enable_mergejoin = off;
+    set local plan_cache_mode = force_generic_plan;
     set local jit = off;
     set local max_parallel_workers_per_gather = 0;";
 

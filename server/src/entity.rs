@@ -1,18 +1,17 @@
 //! Entities as Postgres' catalog and Highwater's own tables describe them.
 //!
-//! They are read anew in the transaction of every page, so that nothing is served by a
-//! description that is no longer true.
+//! See [`crate::catalog`] for when they are read.
 
 use highwater_shared::{Column, ColumnRole, EntityDescription, EntityName, Timestamp};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 
 use crate::cursor::{Covered, Seen};
-use crate::database::Connection;
+use crate::node::Node;
 use crate::quoting::identifier;
-use crate::snapshot::{Snapshot, Xid};
+use crate::snapshot::Xid;
 
-/// A table that is an entity, by name only: enough to lock it.
+/// A table that is an entity, by name only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// The entity's number.
@@ -46,8 +45,6 @@ pub struct Entity {
     pub began_date: Timestamp,
     /// How far a purge has removed what was deleted.
     pub purged: Option<(Xid, Timestamp)>,
-    /// Whether it was truncated after what the caller has seen.
-    pub truncated: bool,
     /// Why it cannot be served, and what to do.
     pub fault: Option<String>,
 }
@@ -66,17 +63,16 @@ pub struct KeyColumn {
 
 impl Entity {
     /// Whether a caller that has seen this of the entity must begin anew: what it lacks can no
-    /// longer be told from the table and its tombstones.
+    /// longer be told from the table and its tombstones. So must one that has not seen a truncate.
     pub fn begins_anew(&self, seen: &Seen, covered: &[Covered]) -> bool {
-        let lacks = match seen {
+        match seen {
             Seen::Snapshot(snapshot) => {
                 !covered.contains(&self.covered) || self.purged.is_some_and(|(xid, _)| snapshot.xmin() <= xid)
             }
             Seen::Date(date) => {
                 *date < self.began_date || self.purged.is_some_and(|(_, purged)| *date <= purged)
             }
-        };
-        lacks || self.truncated
+        }
     }
 
     /// What `GET /entities` says of it.
@@ -114,43 +110,16 @@ pub async fn tables(connection: &mut PgConnection) -> Result<Vec<Table>, sqlx::E
 }
 
 /// All entities as they are now, by number.
-pub async fn list(pool: &PgPool) -> Result<Vec<Entity>, sqlx::Error> {
-    let mut connection = Connection::acquire(pool).await?;
-    // With the settings of a page: how a type prints, and so the fingerprint, depends on them.
-    connection.begin(&[]).await?;
-    let numbers: Vec<i32> = tables(connection.get()?)
-        .await?
-        .iter()
-        .map(|table| table.number)
-        .collect();
-    let seen = Seen::Snapshot(Snapshot::nothing());
-    let entities = read(connection.get()?, &numbers, &seen).await?;
-    connection.end().await?;
+pub async fn list(node: &Node) -> Result<Vec<Entity>, sqlx::Error> {
+    let mut connection = node.connect().await?;
+    let described = node.catalog.read(&mut connection).await?;
     connection.give_back();
-    Ok(entities)
+    Ok(described.entities.clone())
 }
 
-/// The entities with these numbers as the transaction's snapshot has them, by number.
-pub async fn read(
-    connection: &mut PgConnection,
-    numbers: &[i32],
-    seen: &Seen,
-) -> Result<Vec<Entity>, sqlx::Error> {
-    let (xmax, in_flight, date) = match seen {
-        Seen::Snapshot(snapshot) => (
-            Some(snapshot.xmax().to_string()),
-            snapshot.in_flight().iter().map(ToString::to_string).collect(),
-            None,
-        ),
-        Seen::Date(date) => (None, Vec::new(), Some(date.to_string())),
-    };
-    let rows = sqlx::query(DESCRIBE)
-        .bind(numbers)
-        .bind(xmax)
-        .bind(in_flight)
-        .bind(date)
-        .fetch_all(connection)
-        .await?;
+/// All entities as the transaction's snapshot has them, by number.
+pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, sqlx::Error> {
+    let rows = sqlx::query(DESCRIBE).fetch_all(connection).await?;
     rows.iter().map(entity).collect()
 }
 
@@ -178,10 +147,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,
     array(select x from unnest(e.excluded_columns || e.chosen_columns || array_remove(array[e.scope_column, e.deleted_column], null)) x
           where not exists (select from pg_attribute a
-                            where a.attrelid = c.oid and a.attname = x and not a.attisdropped)) as lost,
-    exists (select from highwater.truncation t where t.entity = e.number
-            and (t.changed_xid >= $2::text::xid8 or t.changed_xid = any ($3::text[]::xid8[])
-                 or t.changed_date > $4::text::timestamptz)) as truncated
+                            where a.attrelid = c.oid and a.attname = x and not a.attisdropped)) as lost
 from highwater.entity e
 join pg_class c on c.oid = e.relation
 join pg_namespace n on n.oid = c.relnamespace
@@ -216,7 +182,6 @@ left join lateral (
     ) beneath
     where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts
 ) key on true
-where e.number = any ($1)
 order by e.number";
 
 fn qualified(row: &PgRow) -> Result<String, sqlx::Error> {
@@ -285,7 +250,6 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
         purged: purged_xid
             .and_then(|xid| xid.parse().ok())
             .zip(purged_date.map(Timestamp::from_micros)),
-        truncated: row.try_get::<Option<bool>, _>("truncated")?.unwrap_or(false),
         fault,
     })
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_shared::Trailer;
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::page::{self, OpenPage, PageRequest, ReadError, Since};
-use crate::share::{SharedPage, SharedPages};
+use crate::node::Node;
+use crate::page::{self, OpenPage, Opened, PageRequest, ReadError, Since};
+use crate::share::{Chunks, Handed, SharedPage, SharedPages};
 use crate::watch::Watcher;
 
 /// What a request is answered with.
@@ -18,17 +18,19 @@ use crate::watch::Watcher;
 pub enum Answer {
     /// A page that is still to be read.
     Page(Box<OpenPage>),
+    /// A page that is being read.
+    UnderWay(Chunks),
     /// A page that others get as well.
     Shared(Arc<SharedPage>),
-    /// Nothing is new: a page with no changes and a fresh cursor.
+    /// Nothing is new: a page with no changes.
     Nothing(Trailer),
 }
 
 /// Answers a request, and holds it for up to `wait` while nothing is new. `stop` ends waits at
 /// once.
 pub async fn answer(
-    pool: &PgPool,
-    watcher: &Watcher,
+    node: &Arc<Node>,
+    watcher: &Arc<Watcher>,
     pages: &SharedPages,
     request: PageRequest,
     wait: Duration,
@@ -44,29 +46,38 @@ pub async fn answer(
     // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
-        let Some(seen) = view else {
-            // Nothing is known of the source, or nothing needs to be.
-            return Ok(Answer::Page(Box::new(Box::pin(page::open(pool, request)).await?)));
-        };
-        match seen.nothing_new(&request, &watcher.samples) {
-            Some(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
-            Some(_) => {}
-            None => match Box::pin(pages.get(pool, watcher, &request, &seen)).await {
-                Some(page) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
-                Some(_) => {}
-                None => {
-                    let page = Box::pin(page::open(pool, request.clone())).await?;
-                    if is_over || !page.is_empty() {
-                        return Ok(Answer::Page(Box::new(page)));
-                    }
-                    Box::pin(page.let_go()).await?;
-                }
+        let known = view
+            .as_ref()
+            .and_then(|view| view.nothing_new(&request, &watcher.samples));
+        match (known, &view) {
+            (Some(trailer), _) if is_over => return Ok(Answer::Nothing(trailer)),
+            (Some(_), _) => {}
+            (None, Some(seen)) => match Box::pin(pages.get(node, watcher, &request, seen)).await {
+                Some(Handed::UnderWay(chunks)) => return Ok(Answer::UnderWay(chunks)),
+                Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
+                Some(Handed::Whole(_)) => {}
+                None => match Box::pin(page::open(node, request.clone())).await? {
+                    Opened::Page(page) if is_over || !page.is_empty() => return Ok(Answer::Page(page)),
+                    Opened::Page(page) => Box::pin(page.let_go()).await?,
+                    Opened::Behind(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
+                    Opened::Behind(_) => {}
+                },
             },
+            // Nothing is known of the source, or nothing needs to be.
+            (None, None) => {
+                return Ok(match Box::pin(page::open(node, request)).await? {
+                    Opened::Page(page) => Answer::Page(page),
+                    Opened::Behind(trailer) => Answer::Nothing(trailer),
+                });
+            }
         }
-        view = tokio::select! {
-            biased;
-            () = stop.cancelled() => Some(seen),
-            changed = watcher.changed(&seen, request.entities.as_deref(), until) => changed,
+        view = match view {
+            None => None,
+            Some(seen) => tokio::select! {
+                biased;
+                () = stop.cancelled() => Some(seen),
+                changed = watcher.changed(&seen, request.entities.as_deref(), until) => changed,
+            },
         };
     }
 }

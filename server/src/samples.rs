@@ -11,8 +11,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use highwater_shared::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
+use crate::database::{LogEnd, Moment};
 use crate::snapshot::{Snapshot, Xid};
 
 /// The most samples that are kept; beyond it every other of the older half goes.
@@ -21,6 +22,10 @@ const SAMPLES_MAX: usize = 4_096;
 /// How far a sample stays behind the clock. A new row may bring a date of its own that is this
 /// much older than its id; see the trigger `~~highwater_insert`.
 const DATE_MARGIN_MICROSECONDS: i64 = 10_000;
+
+/// The ids that hold a lock on themselves, as all do that are in flight.
+const LOCKED: &str = "select distinct transactionid::text from pg_locks
+    where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted";
 
 /// What was so at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,31 +48,38 @@ impl Samples {
     }
 
     /// The date that is safe to send next, for a caller that has sent `sent`, has got changes up to
-    /// `newest`, and stands at a snapshot with this `xmin`.
-    pub fn last_sync_date(&self, xmin: Xid, sent: Timestamp, newest: Timestamp) -> Timestamp {
-        self.safe_date(xmin)
-            .map_or(sent, |safe| sent.max(newest.min(safe)))
+    /// `newest`, and stands at this moment. On a standby it stays what it was.
+    pub fn last_sync_date(&self, moment: &Moment, sent: Timestamp, newest: Timestamp) -> Timestamp {
+        let safe = match moment.log {
+            LogEnd::Primary { .. } => self.safe_date(moment.snapshot.xmin()),
+            LogEnd::Standby { .. } => None,
+        };
+        safe.map_or(sent, |safe| sent.max(newest.min(safe)))
     }
 
-    /// Takes a sample, and returns its snapshot.
-    pub async fn take(&self, connection: &mut PgConnection) -> Result<Snapshot, sqlx::Error> {
-        // One message, and in it three statements, each with a snapshot of its own: within one statement
-        // the order of reading is not ours to choose.
-        let rows = sqlx::raw_sql(
+    /// Takes a sample, and returns its snapshot. `None` on a standby, where nothing tells of locks.
+    pub async fn take(&self, connection: &mut PgConnection) -> Result<Option<Snapshot>, sqlx::Error> {
+        // One message, and in it statements with a snapshot each: within one statement the order of
+        // reading is not ours to choose.
+        let statements = format!(
             "begin isolation level read committed read only;
+             show in_hot_standby;
              select ((extract(epoch from clock_timestamp()) * 1000000)::bigint)::text;
-             select distinct transactionid::text from pg_locks
-             where locktype = 'transactionid' and mode = 'ExclusiveLock' and granted;
+             {LOCKED};
              select pg_current_snapshot()::text;
-             commit",
-        )
-        .fetch_all(connection)
-        .await?;
+             commit"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(statements))
+            .fetch_all(connection)
+            .await?;
         let texts: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         let unreadable = || sqlx::Error::Protocol("a sample cannot be read".to_owned());
-        let [clock, locked @ .., snapshot] = texts.as_slice() else {
+        let [standby, clock, locked @ .., snapshot] = texts.as_slice() else {
             return Err(unreadable());
         };
+        if standby == "on" {
+            return Ok(None);
+        }
         let clock: i64 = clock.parse().map_err(|_| unreadable())?;
         let snapshot: Snapshot = snapshot.parse().map_err(|_| unreadable())?;
         let locked = locked.iter().filter_map(|xid| xid.parse().ok());
@@ -75,7 +87,7 @@ impl Samples {
             clock: Timestamp::from_micros(clock - DATE_MARGIN_MICROSECONDS),
             bound: bound(&snapshot, locked),
         });
-        Ok(snapshot)
+        Ok(Some(snapshot))
     }
 
     fn add(&self, sample: Sample) {
@@ -101,6 +113,12 @@ impl Samples {
             });
         }
     }
+}
+
+/// The end of the ids that a primary has given out and that may still be in use.
+pub(crate) async fn ids_end(connection: &mut PgConnection, snapshot: &Snapshot) -> Result<Xid, sqlx::Error> {
+    let locked: Vec<String> = sqlx::query_scalar(LOCKED).fetch_all(connection).await?;
+    Ok(bound(snapshot, locked.iter().filter_map(|xid| xid.parse().ok())))
 }
 
 /// The bound of a sample: above every id that had been given out when the locks were read.

@@ -2,8 +2,9 @@
 //! page, read once.
 //!
 //! Only pages that go on from a cursor are shared, and only small ones: those of callers who were
-//! up to date a moment ago. A page is handed to whoever asks later only where nothing has changed
-//! since that it does not hold.
+//! up to date a moment ago. Whoever asks first gets the page while it is read, the others when it
+//! is whole. It is handed to whoever asks later only where nothing has changed since that it does
+//! not hold.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use highwater_shared::EntityName;
 use moka::future::Cache;
-use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::page::{self, Format, Output, PageRequest, ReadError, Since};
+use crate::node::Node;
+use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, ReadError, Since};
 use crate::snapshot::Snapshot;
 use crate::watch::{View, Watcher};
 
@@ -30,11 +31,14 @@ const PAGE_AGE_MAX: Duration = Duration::from_secs(30);
 /// Times that a page which has grown old is read again.
 const ATTEMPTS_MAX: usize = 2;
 
-/// Chunks of a page that is being read.
-const CHUNKS_WAITING_MAX: usize = 4;
+/// Chunks of a page that wait for whoever gets it first: all of a page that is shared.
+const CHUNKS_WAITING_MAX: usize = 16;
+
+/// A body while it is read.
+pub type Chunks = mpsc::Receiver<Result<Bytes, ReadError>>;
 
 /// The pages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SharedPages(Cache<Question, Arc<SharedPage>>);
 
 /// A page that was read to its end.
@@ -45,6 +49,15 @@ pub struct SharedPage {
     /// Whether it holds no changes.
     pub is_empty: bool,
     snapshot: Snapshot,
+}
+
+/// A page that a caller shares with others.
+#[derive(Debug)]
+pub enum Handed {
+    /// It was read before, or for another caller.
+    Whole(Arc<SharedPage>),
+    /// It is read for this caller first, and holds changes.
+    UnderWay(Chunks),
 }
 
 /// What callers who share a page have asked alike.
@@ -73,11 +86,11 @@ impl SharedPages {
     /// read; a page of the caller's own tells why.
     pub async fn get(
         &self,
-        pool: &PgPool,
-        watcher: &Watcher,
+        node: &Arc<Node>,
+        watcher: &Arc<Watcher>,
         request: &PageRequest,
         view: &View,
-    ) -> Option<Arc<SharedPage>> {
+    ) -> Option<Handed> {
         let Since::Cursor(cursor) = &request.since else {
             return None;
         };
@@ -91,10 +104,21 @@ impl SharedPages {
             format: request.format,
         };
         for _ in 0..ATTEMPTS_MAX {
-            let read = read(pool, watcher, request);
-            let page = self.0.try_get_with_by_ref(&question, read).await.ok()?;
+            let (first, led) = oneshot::channel();
+            let read = read(Arc::clone(node), Arc::clone(watcher), request.clone(), first);
+            let (pages, asked) = (self.0.clone(), question.clone());
+            let mut shared = Box::pin(async move { pages.try_get_with(asked, read).await });
+            let page = tokio::select! {
+                biased;
+                Ok(chunks) = led => {
+                    // The others wait for the end of it, whatever becomes of this caller.
+                    tokio::spawn(shared);
+                    return Some(Handed::UnderWay(chunks));
+                }
+                page = &mut shared => page.ok()?,
+            };
             if view.is_seen_by(&page.snapshot, request.entities.as_deref()) {
-                return Some(page);
+                return Some(Handed::Whole(page));
             }
             self.0.invalidate(&question).await;
         }
@@ -102,25 +126,48 @@ impl SharedPages {
     }
 }
 
-/// Reads a page to its end, where that is near.
-async fn read(pool: &PgPool, watcher: &Watcher, request: &PageRequest) -> Result<Arc<SharedPage>, ReadError> {
-    let page = page::open(pool, request.clone()).await?;
+/// Reads a page to its end, where that is near, and hands what it reads to who asked first as it
+/// comes.
+async fn read(
+    node: Arc<Node>,
+    watcher: Arc<Watcher>,
+    request: PageRequest,
+    first: oneshot::Sender<Chunks>,
+) -> Result<Arc<SharedPage>, ReadError> {
+    let format = request.format;
+    let page: OpenPage = match page::open(&node, request).await? {
+        Opened::Page(page) => *page,
+        Opened::Behind(_) => return Err(ReadError::Abandoned),
+    };
     let (is_empty, snapshot) = (page.is_empty(), page.snapshot().clone());
     let (sender, mut chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-    let sent = page.send(pool, &watcher.samples, Output::new(request.format, sender));
-    let gathered = async move {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = chunks.recv().await {
-            body.extend_from_slice(&chunk?);
-            if body.len() > PAGE_BYTES_MAX {
-                return Err(ReadError::Abandoned);
-            }
+    let output = Output::new(format, sender);
+    tokio::spawn(async move { page.send(&node, &watcher.samples, output).await });
+    let (handed_on, to_first) = mpsc::channel(CHUNKS_WAITING_MAX);
+    if !is_empty {
+        // Where it is gone, the others still want the page.
+        let _ = first.send(to_first);
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = chunks.recv().await {
+        let more = chunk.as_ref().map_or(usize::MAX, Bytes::len);
+        if more > PAGE_BYTES_MAX - body.len() {
+            tokio::spawn(async move {
+                let mut next = Some(chunk);
+                while let Some(chunk) = next
+                    && handed_on.send(chunk).await.is_ok()
+                {
+                    next = chunks.recv().await;
+                }
+            });
+            return Err(ReadError::Abandoned);
         }
-        Ok(body.freeze())
-    };
-    let ((), body) = tokio::join!(sent, gathered);
+        let chunk = chunk?;
+        body.extend_from_slice(&chunk);
+        let _ = handed_on.send(Ok(chunk)).await;
+    }
     Ok(Arc::new(SharedPage {
-        body: body?,
+        body: body.freeze(),
         is_empty,
         snapshot,
     }))

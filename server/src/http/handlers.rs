@@ -19,6 +19,7 @@ use crate::database;
 use crate::entity;
 use crate::live::{self, Answer};
 use crate::page::{self, Format, MOVED, OpenPage, Output, PAGE_TIME_MAX, PageRequest, ReadError};
+use crate::share::Chunks;
 
 /// Chunks that wait for the reader of a response before the page waits for it.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -44,7 +45,7 @@ pub(super) async fn changes(
         format,
     };
     let answer = live::answer(
-        &shared.pool,
+        &shared.node,
         &shared.watcher,
         &shared.pages,
         request,
@@ -52,7 +53,8 @@ pub(super) async fn changes(
         &shared.shutdown,
     );
     let body = match answer.await? {
-        Answer::Page(page) => Box::pin(body(Arc::clone(&shared), page, format)).await?,
+        Answer::Page(page) => body(send(Arc::clone(&shared), page, format)).await?,
+        Answer::UnderWay(chunks) => body(chunks).await?,
         Answer::Shared(page) => Body::from(page.body.clone()),
         Answer::Nothing(trailer) => Body::from(page::nothing(format, &trailer)?),
     };
@@ -68,12 +70,17 @@ pub(super) async fn changes(
     Ok((headers, body).into_response())
 }
 
-/// Sends a page while it is read. The first chunk is awaited, so that a page that fails before
-/// it is answered with a problem; later the response can only be cut off.
-async fn body(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Result<Body, ReadError> {
-    let (sender, mut chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+/// Sends a page while it is read.
+fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Chunks {
+    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
     let output = Output::new(format, sender);
-    tokio::spawn(async move { page.send(&shared.pool, &shared.watcher.samples, output).await });
+    tokio::spawn(async move { page.send(&shared.node, &shared.watcher.samples, output).await });
+    chunks
+}
+
+/// A body that is still being read. The first chunk is awaited, so that a page that fails before
+/// it is answered with a problem; later the response can only be cut off.
+async fn body(mut chunks: Chunks) -> Result<Body, ReadError> {
     let Some(first) = chunks.recv().await else {
         return Err(ReadError::Abandoned);
     };
@@ -95,7 +102,7 @@ async fn body(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Resul
 
 /// `GET /entities`
 pub(super) async fn entities(shared: State) -> Result<Response, Refusal> {
-    let entities = entity::list(&shared.pool).await?;
+    let entities = entity::list(&shared.node).await?;
     let mut list = EntityList {
         entities: entities.iter().map(entity::Entity::describe).collect(),
     };
@@ -110,7 +117,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// `GET /readyz`: it can answer from the database too.
 pub(super) async fn readyz(shared: State) -> Result<&'static str, Refusal> {
-    match database::own_id(&shared.pool).await? {
+    match database::own_id(&shared.node).await? {
         Some(_) => Ok("ready\n"),
         None => Err(Refusal::new(Code::Unavailable, MOVED.to_owned())),
     }

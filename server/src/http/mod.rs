@@ -26,6 +26,7 @@ use tracing::Level;
 use uuid::Uuid;
 
 use crate::database;
+use crate::node::Node;
 use crate::page::MOVED;
 use crate::share::SharedPages;
 use crate::watch::Watcher;
@@ -41,8 +42,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the handlers share.
 #[derive(Debug)]
 struct Shared {
-    pool: PgPool,
-    watcher: Watcher,
+    node: Arc<Node>,
+    watcher: Arc<Watcher>,
     pages: SharedPages,
     shutdown: CancellationToken,
 }
@@ -74,7 +75,8 @@ pub async fn serve(
     pool: PgPool,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let own_id = match database::own_id(&pool).await {
+    let node = Arc::new(Node::new(pool));
+    let own_id = match database::own_id(&node).await {
         Ok(Some(own_id)) => own_id,
         Ok(None) => return Err(ServeError::Moved),
         Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
@@ -83,14 +85,14 @@ pub async fn serve(
         Err(error) => return Err(ServeError::Postgres(error)),
     };
     let shared = Arc::new(Shared {
-        pool: pool.clone(),
-        watcher: Watcher::default(),
+        node,
+        watcher: Arc::default(),
         pages: SharedPages::default(),
         shutdown: shutdown.clone(),
     });
     let watching = {
         let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move { shared.watcher.watch(pool, TICK, shutdown).await })
+        tokio::spawn(async move { shared.watcher.watch(&shared.node, TICK, shutdown).await })
     };
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;

@@ -5,8 +5,8 @@ use highwater_testbed::Database;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
+use super::Format;
 use super::sql::{self, Range};
-use super::{Format, plan};
 use crate::admin::{self, EnableOptions};
 use crate::cursor::{After, Seen, Step};
 use crate::database::Connection;
@@ -61,13 +61,7 @@ async fn changed_table(pool: &PgPool, rows: u64) -> Snapshot {
 }
 
 async fn entity(connection: &mut PgConnection) -> Entity {
-    let number = entity::tables(connection).await.unwrap().pop().unwrap().number;
-    let seen = Seen::Snapshot(Snapshot::nothing());
-    entity::read(connection, &[number], &seen)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap()
+    entity::read(connection).await.unwrap().pop().unwrap()
 }
 
 /// Every node of a plan, outermost first.
@@ -106,8 +100,8 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
     let mut connection = Connection::acquire(pool).await.unwrap();
     let entity = entity(connection.get().unwrap()).await;
     connection.begin(&[&entity.table]).await.unwrap();
-    let moment = connection.moment().await.unwrap().unwrap();
-    assert!(plan::check(&super::Since::Nothing, &moment, None, 0).is_ok());
+    let probe = sql::probe(&[&entity], &Seen::Snapshot(seen.clone()));
+    let (moment, ..) = connection.open(None, &probe).await.unwrap();
     let connection = connection.get().unwrap();
     let date = entity.began_date;
     let key = |tombstone: bool| {
@@ -149,12 +143,17 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
             }
         }
     }
-    let probe = sql::probe(&[&entity]);
-    let probe = probe
-        .replace("$1", &format!("'{{{middle}}}'"))
-        .replace("$2", &format!("'{}'", seen.xmax()));
-    let rows = touched_by_probe(connection, &probe).await;
-    costs.push((probe, rows));
+    for (probe, bound) in [
+        (probe, seen.xmax().to_string()),
+        (sql::probe(&[&entity], &Seen::Date(date)), date.to_string()),
+    ] {
+        let probe = probe
+            .text
+            .replace("$1", &format!("'{{{middle}}}'"))
+            .replace("$2", &format!("'{bound}'"));
+        let rows = touched_by_probe(connection, &probe).await;
+        costs.push((probe, rows));
+    }
     costs
 }
 

@@ -22,9 +22,10 @@ use highwater_shared::{EntityName, ResyncReason, Timestamp};
 use crate::cursor::Cursor;
 
 pub(crate) use open::{NO_SCOPE, look};
-pub use open::{OpenPage, open};
+pub use open::{OpenPage, Opened, open};
 pub use output::{Output, nothing};
-pub(crate) use plan::{MOVED, check};
+pub(crate) use plan::{Evidence, MOVED, Standing, check};
+pub(crate) use sql::Probe;
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 50_000;

@@ -13,8 +13,10 @@ use super::{Format, ReadError};
 use crate::cursor::Step;
 use crate::entity::Entity;
 
-/// Bytes that are gathered before they are handed over.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes that are gathered before they are handed over, and of the first ones, so that the reader
+/// can begin; each later chunk is twice as large.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 
 /// How long a chunk waits for its reader.
 const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
@@ -32,6 +34,8 @@ pub struct Output {
     format: Format,
     sender: Sender<Result<Bytes, ReadError>>,
     chunk: BytesMut,
+    /// When it is full.
+    chunk_bytes: usize,
     written: u64,
     /// The header of a block that has no rows yet: a block without rows is not sent.
     header: Option<Vec<u8>>,
@@ -42,12 +46,13 @@ pub struct Output {
 impl Output {
     /// Writes to `sender`.
     pub fn new(format: Format, sender: Sender<Result<Bytes, ReadError>>) -> Self {
-        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_FIRST);
         chunk.extend_from_slice(start(format));
         Self {
             format,
             sender,
             chunk,
+            chunk_bytes: CHUNK_BYTES_FIRST,
             written: 0,
             header: None,
             begun: false,
@@ -118,7 +123,7 @@ impl Output {
 
     /// Hands a full chunk over, and tells whether there was one.
     pub(super) async fn make_room(&mut self) -> Result<bool, ReadError> {
-        let is_full = self.chunk.len() >= CHUNK_BYTES;
+        let is_full = self.chunk.len() >= self.chunk_bytes;
         if is_full {
             self.flush().await?;
         }
@@ -165,7 +170,8 @@ impl Output {
 
     async fn flush(&mut self) -> Result<(), ReadError> {
         let chunk = self.chunk.split().freeze();
-        self.chunk.reserve(CHUNK_BYTES);
+        self.chunk_bytes = CHUNK_BYTES_MAX.min(2 * self.chunk_bytes);
+        self.chunk.reserve(self.chunk_bytes);
         tokio::time::timeout(SEND_WAIT_MAX, self.sender.send(Ok(chunk)))
             .await
             .map_err(|_| ReadError::Abandoned)?

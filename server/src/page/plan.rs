@@ -1,12 +1,14 @@
 //! Decides what a page sends: which entities, from where, and which begin anew. Pure.
 
+use std::cmp::Ordering;
+
 use highwater_shared::ResyncReason;
 
 use super::{ReadError, Since};
 use crate::cursor::{After, Covered, Cursor, Lsn, Pull, Seen, Source, Step};
-use crate::database::Moment;
+use crate::database::{LogEnd, Moment};
 use crate::entity::Entity;
-use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX};
+use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
 /// What is said where a database was restored or copied, and its rows bear ids of another.
 pub(crate) const MOVED: &str = "this database was restored or copied from another; run `highwater-server rebase` on it, \
@@ -48,9 +50,32 @@ pub(super) fn seen(since: &Since) -> (Seen, &[Covered]) {
     }
 }
 
-/// Refuses a cursor that this database, as it is now, cannot serve. `ended` is where the cursor's
-/// timeline ended, if that is known to be an earlier one of the same history.
-pub(crate) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u64) -> Result<(), ReadError> {
+/// What is asked of Postgres where a cursor's place in its history is in question.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence {
+    /// Where the cursor's timeline ended, if it is known to be an earlier one of the same history.
+    pub(crate) timeline_end: Option<Lsn>,
+    /// The end of the ids that a primary has given out.
+    pub(crate) ids_end: Option<Xid>,
+}
+
+/// How a Postgres stands to a cursor of its history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has all that the cursor has seen.
+    Level,
+    /// It will have it: a standby that lags, or a primary whose standby shows a commit that it still waits to
+    /// complete itself.
+    Behind,
+}
+
+/// Refuses a cursor that this database, as it is now, can never serve.
+pub(crate) fn check(
+    since: &Since,
+    moment: &Moment,
+    evidence: &Evidence,
+    scope: u64,
+) -> Result<Standing, ReadError> {
     if moment.moved {
         return Err(ReadError::Unavailable(MOVED.to_owned()));
     }
@@ -60,44 +85,71 @@ pub(crate) fn check(since: &Since, moment: &Moment, ended: Option<Lsn>, scope: u
         )));
     }
     let Since::Cursor(cursor) = since else {
-        return Ok(());
+        return Ok(Standing::Level);
     };
-    // Ids only grow while the history is one. Where the cursor has seen an id that has not been
-    // given out yet, the history is another, though everything else is the same.
-    let ahead = |snapshot: &Snapshot| snapshot.xmax() > moment.snapshot.xmax();
-    let seen_ahead = matches!(&cursor.seen, Seen::Snapshot(seen) if ahead(seen));
-    let target_ahead = cursor.pull.as_ref().is_some_and(|pull| ahead(&pull.target));
-    // A promotion that kept all that the cursor has seen goes on with the same history.
-    let source = match ended {
-        Some(end) if cursor.wal <= end => Source {
-            timeline: moment.source.timeline,
-            ..cursor.source
-        },
-        _ => cursor.source,
+    let another = Err(ReadError::Resync(ResyncReason::SourceChanged));
+    let source = Source {
+        timeline: moment.source.timeline,
+        ..cursor.source
     };
-    // The log only grows too. A disk that was put back shows in one of the two, until it has
-    // caught up with both; hence `rebase`.
-    let log_ahead = cursor.wal > moment.wal;
-    if source != moment.source || seen_ahead || target_ahead || log_ahead {
-        return Err(ReadError::Resync(ResyncReason::SourceChanged));
+    if source != moment.source {
+        return another;
     }
     if cursor.scope != scope {
         return Err(ReadError::Resync(ResyncReason::ScopeChanged));
     }
-    Ok(())
+    let is_standby = matches!(moment.log, LogEnd::Standby { .. });
+    match cursor.source.timeline.cmp(&moment.source.timeline) {
+        Ordering::Equal => {}
+        // A promotion that kept all that the cursor has seen goes on with the same history.
+        Ordering::Less if evidence.timeline_end.is_some_and(|end| cursor.wal < end) => {}
+        // A standby learns late that it follows a promotion.
+        Ordering::Greater if is_standby => return Ok(Standing::Behind),
+        Ordering::Less | Ordering::Greater => return another,
+    }
+    // The log and the ids only grow while the history is one. A disk that was put back shows in one of
+    // the two, until it has caught up with both; hence `rebase`.
+    if let LogEnd::Primary { written, .. } = moment.log
+        && cursor.wal > written
+    {
+        return another;
+    }
+    if moment.has(cursor) {
+        return Ok(Standing::Level);
+    }
+    if is_standby {
+        return Ok(Standing::Behind);
+    }
+    let seen = match &cursor.seen {
+        Seen::Snapshot(seen) => Some(seen),
+        Seen::Date(_) => None,
+    };
+    let target = cursor.pull.as_ref().map(|pull| &pull.target);
+    let mut seen = seen.into_iter().chain(target);
+    match evidence.ids_end {
+        Some(end) if seen.all(|seen| seen.xmax() <= end) => Ok(Standing::Behind),
+        _ => another,
+    }
 }
 
 /// Plans a page over `entities`, which are in the order of their numbers.
-pub(super) fn plan(since: &Since, entities: &[Entity], own: &Snapshot) -> Plan {
+pub(super) fn plan(
+    since: &Since,
+    entities: &[Entity],
+    own: &Snapshot,
+    is_truncated: impl Fn(i32) -> bool,
+) -> Plan {
     let (seen, covered) = seen(since);
+    let begins_anew =
+        |entity: &Entity| entity.begins_anew(&seen, covered) || is_truncated(entity.covered.number);
     if let Since::Cursor(cursor) = since
         && let Some(pull) = &cursor.pull
     {
-        return go_on(cursor, pull, entities);
+        return go_on(cursor, pull, entities, begins_anew);
     }
     let begin = |(place, entity): (usize, &Entity)| Part {
         entity: place,
-        anew: entity.begins_anew(&seen, covered),
+        anew: begins_anew(entity),
         from: None,
     };
     Plan {
@@ -110,7 +162,7 @@ pub(super) fn plan(since: &Since, entities: &[Entity], own: &Snapshot) -> Plan {
 }
 
 /// Plans a later page of a pull.
-fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity]) -> Plan {
+fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity], begins_anew: impl Fn(&Entity) -> bool) -> Plan {
     let Pull {
         target,
         pulled,
@@ -125,7 +177,7 @@ fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity]) -> Plan {
     };
     for (place, entity) in entities.iter().enumerate() {
         let number = entity.covered.number;
-        let anew = entity.begins_anew(&cursor.seen, &cursor.covered);
+        let anew = begins_anew(entity);
         let begun = number == position.entity;
         let Some(promised) = pulled.iter().find(|covered| covered.number == number) else {
             continue;

@@ -1,7 +1,6 @@
 //! Sends a page: its rows in their order, and the trailer with the cursor that they lead to.
 
 use highwater_shared::{Timestamp, Trailer};
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::open::{Delta, NO_SCOPE, OpenPage};
@@ -9,17 +8,17 @@ use super::plan::{Part, Plan};
 use super::rows::{self, Budget, End};
 use super::sql::{self, Range};
 use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
-use crate::cursor::{After, Cursor, Position, Pull, Seen, Step};
-use crate::database::Connection;
+use crate::cursor::{After, Cursor, Lsn, Position, Pull, Seen, Step};
 use crate::entity::Entity;
+use crate::node::Node;
 use crate::samples::Samples;
 
 impl OpenPage {
     /// Sends the page to its end, or to where it fails: then its reader sees it cut off.
-    pub async fn send(mut self, pool: &PgPool, samples: &Samples, mut out: Output) {
+    pub async fn send(mut self, node: &Node, samples: &Samples, mut out: Output) {
         let result = match self.send_rows(&mut out).await {
             Ok((full, budget, abandoned)) => self
-                .close(pool, abandoned)
+                .close(node, abandoned)
                 .await
                 .map(|()| self.trailer(full, &budget, samples)),
             Err(error) => Err(error),
@@ -81,19 +80,17 @@ impl OpenPage {
     }
 
     /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
-    async fn close(&mut self, pool: &PgPool, abandoned: bool) -> Result<(), ReadError> {
+    async fn close(&mut self, node: &Node, abandoned: bool) -> Result<(), ReadError> {
         let mut connection = std::mem::take(&mut self.connection);
         if abandoned {
             // Let go of first: a page that held one connection while it waits for another could
             // wait for ever in a full pool.
             drop(connection);
-            connection = Connection::acquire(pool).await?;
+            connection = node.connect().await?;
         } else {
             connection.end().await?;
         }
-        if self.moment.flushed < self.moment.wal {
-            connection.flushed(self.moment.wal).await?;
-        }
+        connection.flushed(&self.moment).await?;
         connection.give_back();
         Ok(())
     }
@@ -112,11 +109,11 @@ impl OpenPage {
         let last_sync_date = if more {
             sent
         } else {
-            samples.last_sync_date(self.moment.snapshot.xmin(), sent, newest)
+            samples.last_sync_date(&self.moment, sent, newest)
         };
-        let covered = match &self.request.since {
-            Since::Cursor(cursor) => cursor.covered.clone(),
-            Since::Nothing | Since::Date(_) => Vec::new(),
+        let (covered, stood_on) = match &self.request.since {
+            Since::Cursor(cursor) => (cursor.covered.clone(), cursor.wal),
+            Since::Nothing | Since::Date(_) => (Vec::new(), Lsn(0)),
         };
         let Plan {
             seen,
@@ -142,7 +139,7 @@ impl OpenPage {
         let cursor = Cursor {
             source: self.moment.source,
             scope: NO_SCOPE,
-            wal: self.moment.wal,
+            wal: self.moment.stands_on().max(stood_on),
             seen,
             covered,
             last_sync_date,
@@ -164,14 +161,12 @@ fn steps(part: &Part, delta: Option<&Delta>) -> Vec<(Step, Vec<Range>)> {
     if part.anew {
         return vec![(Step::Anew, vec![Range::Key])];
     }
-    let (rows, tombstones) = delta.map_or_else(Default::default, |delta| {
-        (delta.rows.clone(), delta.tombstones.clone())
-    });
+    let ranges = |of: fn(&Delta) -> &Vec<Range>| delta.map(|delta| of(delta).clone()).unwrap_or_default();
     let from = part.from.as_ref().map_or(Step::Tombstones, |(step, _)| *step);
     [
-        (Step::Tombstones, tombstones),
-        (Step::Flagged, rows.clone()),
-        (Step::Rows, rows),
+        (Step::Tombstones, ranges(|delta| &delta.tombstones)),
+        (Step::Flagged, ranges(|delta| &delta.flagged)),
+        (Step::Rows, ranges(|delta| &delta.rows)),
     ]
     .into_iter()
     .filter(|(step, _)| *step >= from)

@@ -1,22 +1,24 @@
 //! Tests that a slow reader gets shorter pages, and all of the rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_testbed::Database;
 use serde_json::Value;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Format, Output, PAGE_ROWS, PageRequest, Since};
+use super::{Format, Opened, Output, PAGE_ROWS, PageRequest, Since};
 use crate::admin::{self, EnableOptions};
 use crate::cursor::Cursor;
+use crate::node::Node;
 use crate::samples::Samples;
 
 /// What a reader takes between two chunks.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Reads a page slowly.
-async fn page(pool: &PgPool, since: Since) -> Value {
+async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
         entities: None,
@@ -24,12 +26,14 @@ async fn page(pool: &PgPool, since: Since) -> Value {
         time_max: 5 * PAUSE,
         format: Format::Json,
     };
-    let page = super::open(pool, request).await.unwrap();
+    let Opened::Page(page) = super::open(node, request).await.unwrap() else {
+        panic!("this is a primary");
+    };
     let (sender, mut chunks) = mpsc::channel(1);
-    let pool = pool.clone();
+    let node = Arc::clone(node);
     tokio::spawn(async move {
         let output = Output::new(Format::Json, sender);
-        page.send(&pool, &Samples::default(), output).await;
+        page.send(&node, &Samples::default(), output).await;
     });
     let mut body = Vec::new();
     while let Some(chunk) = chunks.recv().await {
@@ -50,11 +54,11 @@ async fn a_slow_reader_gets_shorter_pages_and_every_row() {
     admin::enable(&mut connection, "product", &EnableOptions::default())
         .await
         .unwrap();
-    let pool = database.pool().await.unwrap();
+    let node = Arc::new(Node::new(database.pool().await.unwrap()));
     let mut since = Since::Nothing;
     let (mut rows, mut pages) = (0, 0);
     loop {
-        let page = page(&pool, since).await;
+        let page = page(&node, since).await;
         let changes = page["changes"].as_array().unwrap();
         rows += changes.iter().filter(|change| change["reason"].is_null()).count();
         pages += 1;

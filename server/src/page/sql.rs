@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use highwater_shared::{Column, ColumnRole, Reason, Timestamp};
 
 use super::Format;
-use crate::cursor::{After, Step};
+use crate::cursor::{After, Seen, Step};
 use crate::entity::Entity;
 use crate::quoting::{identifier, literal};
 use crate::snapshot::{Snapshot, Xid};
@@ -167,41 +167,61 @@ pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
     }
 }
 
-/// The statement that tells which ranges of a delta hold anything, so that only those are read:
-/// for each entity the ids of the list that changed rows, or keys, and whether later ids did.
-/// Its parameters are the list and the bound above it.
-pub(super) fn probe(entities: &[&Entity]) -> String {
-    let one = |entity: &&Entity| {
-        let number = entity.covered.number;
-        let table = &entity.table;
-        format!(
-            "select {number} as number,
-                 array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
-                       where exists (select from {table} t where t.changed_xid = u.xid) order by u.xid) as row_xids,
-                 array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
-                       where exists (select from highwater.tombstone t where t.entity = {number} and t.changed_xid = u.xid)
-                       order by u.xid) as tombstone_xids,
-                 exists (select from {table} t where t.changed_xid >= $2::text::xid8) as later_rows,
-                 exists (select from highwater.tombstone t
-                         where t.entity = {number} and t.changed_xid >= $2::text::xid8) as later_tombstones"
-        )
-    };
-    entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+/// Asks which ranges of a delta hold anything, so that only those are read.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    /// One row an entity. Its parameters are the two that follow.
+    pub(crate) text: String,
+    /// The ids that were in flight.
+    pub(crate) xids: Vec<String>,
+    /// The id, or the date, from which on all is new.
+    pub(crate) bound: String,
 }
 
-/// The same for a date, its parameter: whether rows, or keys, changed later.
-pub(super) fn probe_date(entities: &[&Entity]) -> String {
+/// The probe of these entities: which ids of the list changed rows, set flags, removed keys, whether
+/// later ones did, and whether the table was truncated.
+pub(super) fn probe(entities: &[&Entity], seen: &Seen) -> Probe {
+    let (xids, bound, later) = match seen {
+        Seen::Snapshot(snapshot) => (
+            snapshot.in_flight().iter().map(ToString::to_string).collect(),
+            snapshot.xmax().to_string(),
+            "t.changed_xid >= $2::text::xid8",
+        ),
+        Seen::Date(date) => (
+            Vec::new(),
+            date.to_string(),
+            "t.changed_date > $2::text::timestamptz",
+        ),
+    };
     let one = |entity: &&Entity| {
         let number = entity.covered.number;
-        let table = &entity.table;
+        let xids = |from: &str| {
+            format!(
+                "array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
+                       where exists (select from {from} and t.changed_xid = u.xid) order by u.xid)"
+            )
+        };
+        let rows = format!("{} t where true", entity.table);
+        let flagged = format!("{} t where t.deleted", entity.table);
+        let tombstones = format!("highwater.tombstone t where t.entity = {number}");
+        let truncations = format!("highwater.truncation t where t.entity = {number}");
         format!(
             "select {number} as number,
-                 exists (select from {table} t where t.changed_date > $1::text::timestamptz) as rows,
-                 exists (select from highwater.tombstone t
-                         where t.entity = {number} and t.changed_date > $1::text::timestamptz) as tombstones"
+                 {} as row_xids, exists (select from {rows} and {later}) as later_rows,
+                 {} as flagged_xids, exists (select from {flagged} and {later}) as later_flagged,
+                 {} as tombstone_xids, exists (select from {tombstones} and {later}) as later_tombstones,
+                 exists (select from {truncations} and ({later} or t.changed_xid = any ($1::text[]::xid8[]))) as truncated",
+            xids(&rows),
+            xids(&flagged),
+            xids(&tombstones),
         )
     };
-    entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+    let text = if entities.is_empty() {
+        "select null::integer as number where $1::text[] is null and $2::text is null".to_owned()
+    } else {
+        entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+    };
+    Probe { text, xids, bound }
 }
 
 /// The fields of a line, less what orders it.

@@ -15,7 +15,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_shared::EntityName;
-use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::view::View;
 use self::view::Watched;
 use crate::database::Connection;
+use crate::entity::Entity;
+use crate::node::Node;
 use crate::page::{self, ReadError};
 use crate::samples::Samples;
 use crate::snapshot::Snapshot;
@@ -33,9 +34,6 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 /// How long a caller waits for a look that was begun after it asked; after that it is answered by
 /// a page of its own.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
-
-/// The most looks that are begun again because tables changed under them.
-const ATTEMPTS_MAX: usize = 3;
 
 /// Looks at the source for everyone.
 #[derive(Debug, Default)]
@@ -62,14 +60,14 @@ struct Look {
 
 impl Watcher {
     /// Looks at the source until told to stop.
-    pub async fn watch(&self, pool: PgPool, tick: Duration, shutdown: CancellationToken) {
+    pub async fn watch(&self, node: &Node, tick: Duration, shutdown: CancellationToken) {
         let mut connection = None;
         let mut last: Option<Arc<View>> = None;
         let mut failing = false;
         loop {
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let began = Instant::now();
-            match self.look(&pool, &mut connection, last.as_ref()).await {
+            match self.look(node, &mut connection, last.as_ref()).await {
                 Ok(view) => {
                     failing = false;
                     // Told first: whoever joins a group after it was woken finds the look.
@@ -164,18 +162,21 @@ impl Watcher {
 
     async fn look(
         &self,
-        pool: &PgPool,
+        node: &Node,
         kept: &mut Option<Connection>,
         last: Option<&Arc<View>>,
     ) -> Result<Option<Arc<View>>, ReadError> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
-            None => Connection::acquire(pool).await?,
+            None => node.connect().await?,
         };
-        let snapshot = self.samples.take(connection.get()?).await?;
+        let snapshot = match self.samples.take(connection.get()?).await? {
+            Some(snapshot) => snapshot,
+            None => connection.claim(node).await?.snapshot,
+        };
         let view = match last {
             Some(last) if last.moment.snapshot == snapshot => Some(Arc::clone(last)),
-            last => look_closely(&mut connection, last.map(AsRef::as_ref))
+            last => look_closely(&mut connection, node, last.map(AsRef::as_ref))
                 .await?
                 .map(Arc::new),
         };
@@ -185,42 +186,39 @@ impl Watcher {
 }
 
 /// Asks which entities changed since the last view. `None` where Postgres does not serve.
-async fn look_closely(connection: &mut Connection, last: Option<&View>) -> Result<Option<View>, ReadError> {
+async fn look_closely(
+    connection: &mut Connection,
+    node: &Node,
+    last: Option<&View>,
+) -> Result<Option<View>, ReadError> {
     let nothing = Snapshot::nothing();
     let seen = last.map_or(&nothing, |last| &last.moment.snapshot);
-    for _ in 0..ATTEMPTS_MAX {
-        let begun = page::look(connection, seen).await;
-        let Some((moment, entities, changed)) = begun? else {
-            connection.end().await?;
-            continue;
-        };
-        connection.end().await?;
-        if moment.moved {
-            return Ok(None);
-        }
-        if moment.flushed < moment.wal {
-            connection.flushed(moment.wal).await?;
-        }
-        let before: HashMap<i32, &Watched> = last
-            .iter()
-            .flat_map(|last| &last.entities)
-            .map(|watched| (watched.entity.covered.number, watched))
-            .collect();
-        let now = Arc::new(moment.snapshot.clone());
-        let entities = entities.into_iter().map(|entity| {
-            let number = entity.covered.number;
-            let same = before
-                .get(&number)
-                .filter(|before| before.entity.covered == entity.covered && !changed.contains(&number));
-            let changed = same.map_or_else(|| Arc::clone(&now), |before| Arc::clone(&before.changed));
-            Watched { entity, changed }
-        });
-        return Ok(Some(View {
-            entities: entities.collect(),
-            moment,
-        }));
+    let look = page::look(connection, node, seen).await?;
+    connection.end().await?;
+    if look.moment.moved {
+        return Ok(None);
     }
-    Ok(None)
+    connection.flushed(&look.moment).await?;
+    let before: HashMap<i32, &Watched> = last
+        .iter()
+        .flat_map(|last| &last.entities)
+        .map(|watched| (watched.entity.covered.number, watched))
+        .collect();
+    let now = Arc::new(look.moment.snapshot.clone());
+    let watched = |entity: &Entity| {
+        let number = entity.covered.number;
+        let same = before
+            .get(&number)
+            .filter(|before| before.entity.covered == entity.covered && !look.is_changed(number));
+        Watched {
+            entity: entity.clone(),
+            changed: same.map_or_else(|| Arc::clone(&now), |before| Arc::clone(&before.changed)),
+        }
+    };
+    Ok(Some(View {
+        entities: look.entities.iter().map(watched).collect(),
+        moment: look.moment,
+    }))
 }
 
 #[cfg(test)]
@@ -244,8 +242,9 @@ mod tests {
         let watcher = Arc::new(Watcher::default());
         let stop = CancellationToken::new();
         let watching = {
-            let (watcher, pool, stop) = (Arc::clone(&watcher), pool.clone(), stop.clone());
-            tokio::spawn(async move { watcher.watch(pool, IDLE_TICK, stop).await })
+            let (watcher, stop) = (Arc::clone(&watcher), stop.clone());
+            let node = Node::new(pool);
+            tokio::spawn(async move { watcher.watch(&node, IDLE_TICK, stop).await })
         };
         let changed = |view: &View| Arc::clone(&view.entities.first().unwrap().changed);
         let first = watcher.fresh().await.unwrap();

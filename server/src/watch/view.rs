@@ -7,7 +7,7 @@ use highwater_shared::{EntityName, Trailer};
 use crate::cursor::{Cursor, Seen};
 use crate::database::Moment;
 use crate::entity::Entity;
-use crate::page::{self, NO_SCOPE, PageRequest, Since};
+use crate::page::{self, Evidence, NO_SCOPE, PageRequest, Since, Standing};
 use crate::samples::Samples;
 use crate::snapshot::Snapshot;
 
@@ -38,8 +38,8 @@ impl View {
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let is_served = page::check(&request.since, &self.moment, None, NO_SCOPE).is_ok();
-        if cursor.pull.is_some() || !is_served || !self.moment.snapshot.covers(seen) {
+        let standing = page::check(&request.since, &self.moment, &Evidence::default(), NO_SCOPE);
+        if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
         let asked = self.asked(request.entities.as_deref())?;
@@ -78,11 +78,10 @@ impl View {
     }
 
     fn trailer(&self, cursor: &Cursor, asked: &[&Watched], samples: &Samples) -> Trailer {
-        let xmin = self.moment.snapshot.xmin();
-        let last_sync_date = samples.last_sync_date(xmin, cursor.last_sync_date, cursor.newest);
+        let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
         let next = Cursor {
             source: self.moment.source,
-            wal: self.moment.wal,
+            wal: self.moment.stands_on().max(cursor.wal),
             seen: Seen::Snapshot(self.moment.snapshot.clone()),
             covered: asked.iter().map(|watched| watched.entity.covered).collect(),
             last_sync_date,

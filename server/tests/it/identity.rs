@@ -1,37 +1,10 @@
 //! Which database a cursor belongs to: restores, copies and promotions, with real servers.
 
-use std::time::Duration;
-
-use highwater_server::admin::{self, EnableOptions};
+use highwater_server::admin;
 use highwater_testbed::{Cluster, Profile};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 
-use crate::rig::{Copy, Pull as _, Served, run, source};
-
-const PRODUCT: &str = "create table product (id int primary key, name text);
-    insert into product select g, 'p' || g from generate_series(1, 20) g";
-
-async fn pool(url: &str) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(6)
-        .connect(url)
-        .await
-        .unwrap()
-}
-
-/// A cluster with an entity in its database `postgres`.
-async fn cluster(settings: &[(&str, &str)]) -> (Cluster, PgPool) {
-    let cluster = Cluster::start_with(Profile::Fast, settings).unwrap();
-    let pool = pool(&cluster.url("postgres")).await;
-    let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
-    admin::migrate(&mut connection).await.unwrap();
-    run(&pool, PRODUCT).await;
-    admin::enable(&mut connection, "product", &EnableOptions::default())
-        .await
-        .unwrap();
-    (cluster, pool)
-}
+use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source, until};
 
 /// Pulls, and after a 410 begins without a cursor, as every client does.
 async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {
@@ -144,21 +117,6 @@ async fn a_copy_of_a_database_is_served_after_a_rebase() {
     assert_eq!(copy.rows("product"), source(&staging, "product", "id").await);
 }
 
-async fn until(pool: &PgPool, condition: &str) {
-    let wait = async {
-        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned()))
-            .fetch_one(pool)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait)
-        .await
-        .unwrap_or_else(|_| panic!("{condition}"));
-}
-
 /// A promotion that kept all that a client has seen costs it nothing; one that lost some of it is
 /// another source.
 #[tokio::test]
@@ -209,10 +167,9 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
     }
 }
 
-/// A disk that is put back shows itself until its ids and its log have both caught up: here the
-/// ids have, and the log has not.
-#[tokio::test]
-async fn a_base_backup_put_in_the_place_of_its_original_is_another_source() {
+/// A disk that is put back shows itself until its ids and its log have both caught up. `lost` is what
+/// the original did after the backup, `new` what the backup does in its place.
+async fn put_back(lost: &[&str], new: &[&str]) {
     let (mut original, original_pool) = cluster(&[]).await;
     let mut backup = original.start_standby(Profile::Fast, &[]).unwrap();
     backup.stop().unwrap();
@@ -221,11 +178,9 @@ async fn a_base_backup_put_in_the_place_of_its_original_is_another_source() {
 
     let server = Served::start(&original_pool).await;
     let mut copy = Copy::default();
-    run(
-        &original_pool,
-        "update product set name = repeat('lost', 10000); update product set name = 'lost'",
-    )
-    .await;
+    for statement in lost {
+        run(&original_pool, statement).await;
+    }
     copy.pull(&server, 0).await;
     drop(server);
     original_pool.close().await;
@@ -234,12 +189,25 @@ async fn a_base_backup_put_in_the_place_of_its_original_is_another_source() {
     backup.start_again().unwrap();
     let pool = pool(&backup.url("postgres")).await;
     let server = Served::start(&pool).await;
-    for id in 1..=10 {
-        run(&pool, &format!("update product set name = 'new' where id = {id}")).await;
+    for statement in new {
+        run(&pool, statement).await;
     }
     assert!(pull_or_resync(&mut copy, &server).await);
     assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
     run(&pool, "delete from product where id = 1").await;
     assert!(!pull_or_resync(&mut copy, &server).await);
     assert_eq!(copy.rows("product"), source(&pool, "product", "id").await);
+}
+
+const FEW_BYTES: &str = "update product set name = name || '.' where id = 2";
+const MANY_BYTES: &str = "update product set name = repeat('x', 10000); update product set name = 'y'";
+
+#[tokio::test]
+async fn a_base_backup_whose_log_is_behind_is_another_source() {
+    put_back(&[MANY_BYTES], &[FEW_BYTES; 10]).await;
+}
+
+#[tokio::test]
+async fn a_base_backup_whose_ids_are_behind_is_another_source() {
+    put_back(&[FEW_BYTES; 10], &[MANY_BYTES]).await;
 }

@@ -23,3 +23,4 @@ mod rewriting;
 mod rig;
 mod rights;
 mod snapshots;
+mod standby;

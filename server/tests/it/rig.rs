@@ -1,14 +1,20 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions};
 pub(crate) use highwater_testbed::Copy;
-use highwater_testbed::{Database, Rows, live_rows};
+use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
 use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// The table of [`cluster`].
+const PRODUCT: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 20) g";
 
 /// A database with the schema `highwater`, and a server on it.
 pub(crate) struct Rig {
@@ -164,4 +170,42 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
 /// All live rows of a table, by key (`key` being SQL columns).
 pub(crate) async fn source(pool: &PgPool, table: &str, key: &str) -> Rows {
     live_rows(pool, table, key).await.expect("rows")
+}
+
+/// A pool for a cluster of a test's own.
+pub(crate) async fn pool(url: &str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(6)
+        .connect(url)
+        .await
+        .unwrap()
+}
+
+/// A cluster of a test's own, with an entity in its database `postgres`.
+pub(crate) async fn cluster(settings: &[(&str, &str)]) -> (Cluster, PgPool) {
+    let cluster = Cluster::start_with(Profile::Fast, settings).unwrap();
+    let pool = pool(&cluster.url("postgres")).await;
+    let mut connection = PgConnection::connect(&cluster.url("postgres")).await.unwrap();
+    admin::migrate(&mut connection).await.unwrap();
+    run(&pool, PRODUCT).await;
+    admin::enable(&mut connection, "product", &EnableOptions::default())
+        .await
+        .unwrap();
+    (cluster, pool)
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(pool: &PgPool, condition: &str) {
+    let wait = async {
+        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned()))
+            .fetch_one(pool)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .unwrap_or_else(|_| panic!("{condition}"));
 }
