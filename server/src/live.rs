@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
-use crate::page::{self, OpenPage, Opened, PageRequest, ReadError, Since};
+use crate::page::{self, OpenPage, Opened, PageRequest, ReadError};
 use crate::share::{Chunks, Handed, SharedPage, SharedPages};
 use crate::watch::Watcher;
 
@@ -37,12 +37,8 @@ pub async fn answer(
     stop: &CancellationToken,
 ) -> Result<Answer, ReadError> {
     let until = Instant::now() + wait;
-    // Begun after the request arrived: who commits and then asks, finds the commit. A first pull
-    // needs no more of it than the sample, without which its date would lag.
+    // Begun after the request arrived: who commits and then asks, finds the commit.
     let mut view = watcher.fresh().await;
-    if request.since == Since::Nothing {
-        view = None;
-    }
     // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;

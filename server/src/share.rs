@@ -1,10 +1,11 @@
 //! Pages that many callers share: those who ask with the same cursor for the same get the same
 //! page, read once.
 //!
-//! Only pages that go on from a cursor are shared, and only small ones: those of callers who were
-//! up to date a moment ago. Whoever asks first gets the page while it is read, the others when it
-//! is whole. It is handed to whoever asks later only where nothing has changed since that it does
-//! not hold.
+//! Small pages are shared from the first: those of callers who were up to date a moment ago.
+//! Larger ones, of first pulls, are kept only where the same was asked a moment before, as by a
+//! fleet that starts at once. Whoever asks first gets the page while it is read, the others when
+//! it is whole. It is handed to whoever asks later only where nothing has changed since that it
+//! does not hold; in the middle of a pull, whose target stands, it always is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,11 @@ use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, ReadError
 use crate::snapshot::Snapshot;
 use crate::watch::{View, Watcher};
 
+/// The largest page that is shared from the first.
+const SMALL_PAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// The largest page that is shared.
-const PAGE_BYTES_MAX: usize = 1024 * 1024;
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Memory for all of them.
 const PAGES_BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -28,18 +32,26 @@ const PAGES_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// How long a page is kept. Callers who wait ask within moments of each other.
 const PAGE_AGE_MAX: Duration = Duration::from_secs(30);
 
+/// How long it is remembered that something was asked, and for how many questions.
+const QUESTION_AGE_MAX: Duration = Duration::from_secs(10);
+const QUESTIONS_MAX: u64 = 10_000;
+
 /// Times that a page which has grown old is read again.
 const ATTEMPTS_MAX: usize = 2;
 
 /// Chunks of a page that wait for whoever gets it first: all of a page that is shared.
-const CHUNKS_WAITING_MAX: usize = 16;
+const CHUNKS_WAITING_MAX: usize = 64;
 
 /// A body while it is read.
 pub type Chunks = mpsc::Receiver<Result<Bytes, ReadError>>;
 
 /// The pages.
-#[derive(Clone, Debug)]
-pub struct SharedPages(Cache<Question, Arc<SharedPage>>);
+#[derive(Debug)]
+pub struct SharedPages {
+    pages: Cache<Question, Arc<SharedPage>>,
+    /// Questions whose pages are kept once they are asked again.
+    asked: Cache<Question, ()>,
+}
 
 /// A page that was read to its end.
 #[derive(Debug)]
@@ -63,7 +75,8 @@ pub enum Handed {
 /// What callers who share a page have asked alike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
-    since: String,
+    /// A cursor; nothing for a first pull.
+    since: Option<String>,
     entities: Option<Vec<EntityName>>,
     limit: u64,
     format: Format,
@@ -77,7 +90,13 @@ impl Default for SharedPages {
             .weigher(weight)
             .max_capacity(PAGES_BYTES_MAX)
             .time_to_live(PAGE_AGE_MAX);
-        Self(pages.build())
+        let asked = Cache::builder()
+            .max_capacity(QUESTIONS_MAX)
+            .time_to_live(QUESTION_AGE_MAX);
+        Self {
+            pages: pages.build(),
+            asked: asked.build(),
+        }
     }
 }
 
@@ -91,22 +110,32 @@ impl SharedPages {
         request: &PageRequest,
         view: &View,
     ) -> Option<Handed> {
-        let Since::Cursor(cursor) = &request.since else {
-            return None;
+        let (since, is_midway) = match &request.since {
+            Since::Nothing => (None, false),
+            Since::Date(_) => return None,
+            Since::Cursor(cursor) => (Some(cursor.encode()), cursor.pull.is_some()),
         };
-        if cursor.pull.is_some() {
-            return None;
-        }
+        let is_small = since.is_some() && !is_midway;
+        let bytes_max = if is_small {
+            SMALL_PAGE_BYTES_MAX
+        } else {
+            PAGE_BYTES_MAX
+        };
         let question = Question {
-            since: cursor.encode(),
+            since,
             entities: request.entities.clone(),
             limit: request.limit,
             format: request.format,
         };
+        if !is_small && !self.asked.contains_key(&question) {
+            self.asked.insert(question, ()).await;
+            return None;
+        }
         for _ in 0..ATTEMPTS_MAX {
             let (first, led) = oneshot::channel();
-            let read = read(Arc::clone(node), Arc::clone(watcher), request.clone(), first);
-            let (pages, asked) = (self.0.clone(), question.clone());
+            let (node, watcher) = (Arc::clone(node), Arc::clone(watcher));
+            let read = read(node, watcher, request.clone(), bytes_max, first);
+            let (pages, asked) = (self.pages.clone(), question.clone());
             let mut shared = Box::pin(async move { pages.try_get_with(asked, read).await });
             let page = tokio::select! {
                 biased;
@@ -117,10 +146,10 @@ impl SharedPages {
                 }
                 page = &mut shared => page.ok()?,
             };
-            if view.is_seen_by(&page.snapshot, request.entities.as_deref()) {
+            if is_midway || view.is_seen_by(&page.snapshot, request.entities.as_deref()) {
                 return Some(Handed::Whole(page));
             }
-            self.0.invalidate(&question).await;
+            self.pages.invalidate(&question).await;
         }
         None
     }
@@ -132,6 +161,7 @@ async fn read(
     node: Arc<Node>,
     watcher: Arc<Watcher>,
     request: PageRequest,
+    bytes_max: usize,
     first: oneshot::Sender<Chunks>,
 ) -> Result<Arc<SharedPage>, ReadError> {
     let format = request.format;
@@ -151,7 +181,7 @@ async fn read(
     let mut body = BytesMut::new();
     while let Some(chunk) = chunks.recv().await {
         let more = chunk.as_ref().map_or(usize::MAX, Bytes::len);
-        if more > PAGE_BYTES_MAX - body.len() {
+        if more > bytes_max - body.len() {
             tokio::spawn(async move {
                 let mut next = Some(chunk);
                 while let Some(chunk) = next

@@ -211,3 +211,30 @@ async fn callers_that_wait_together_share_a_page() {
     let begun = transactions(&rig).await - before;
     assert!(begun < 150, "{begun} transactions for 300 callers");
 }
+
+/// Devices that begin at once share the pages of their first pulls, and each gets all rows.
+#[tokio::test]
+async fn first_pulls_that_begin_together_share_their_pages() {
+    let (rig, _) = rig().await;
+    rig.run("insert into product select g, repeat('x', 100) from generate_series(100, 3000) g")
+        .await;
+    let before = transactions(&rig).await;
+    let pulls = (0..100).map(|_| {
+        let server = &rig.server;
+        async move {
+            let mut copy = Copy::default();
+            copy.pull(server, 1000).await;
+            copy
+        }
+    });
+    let copies = futures_util::future::join_all(pulls).await;
+    let expected = rig.source("product", "id").await;
+    for copy in &copies {
+        assert_eq!(copy.rows("product"), expected);
+        assert!(copy.pages > 3);
+    }
+    // What a session began is told within a second or so; only too few could be counted here.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let begun = transactions(&rig).await - before;
+    assert!(begun < 200, "{begun} transactions for 100 first pulls of 4 pages");
+}
