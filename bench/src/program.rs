@@ -39,11 +39,13 @@ pub(crate) async fn timed(mut command: Command) -> Result<Timed> {
     })
 }
 
-/// Runs a command, whose output goes nowhere, and looks at it all the time. That costs time, so it is
-/// not told how much it took.
+/// Runs a command, whose output goes through a pipe to where it is dropped, and looks at it all the
+/// time. That costs time, so it is not told how much it took.
 pub(crate) async fn watched(mut command: Command) -> Result<Watched> {
-    command.stdout(Stdio::null());
-    let child = spawn(command)?;
+    command.stdout(Stdio::piped());
+    let mut child = spawn(command)?;
+    let mut out = child.stdout.take().context("no standard output")?;
+    let dropped = tokio::spawn(async move { tokio::io::copy(&mut out, &mut tokio::io::sink()).await });
     let pid = child.id().context("it was waited for")?;
     let mut peak_bytes = 0;
     while !watch::has_ended(pid)? {
@@ -53,6 +55,7 @@ pub(crate) async fn watched(mut command: Command) -> Result<Watched> {
     }
     let cpu_seconds = watch::cpu_seconds(pid)?;
     end(child).await?;
+    dropped.await??;
     Ok(Watched {
         cpu_seconds,
         peak_bytes,
