@@ -336,7 +336,8 @@ fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-fn free_port() -> Result<u16> {
+/// A port that nobody listens on at this moment.
+pub fn free_port() -> Result<u16> {
     (0..PORT_TRIES_MAX * 10)
         .map(|_| rand::random_range(PORTS))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

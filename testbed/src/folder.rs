@@ -1,8 +1,8 @@
-//! The folder that holds a cluster, and the reaper that removes both at the end.
+//! The folder that holds a cluster or an nginx, and the reaper that removes both at the end.
 //!
 //! Statics are never dropped, and neither Ctrl-C nor `SIGKILL` unwinds anything. So a small shell
 //! waits beside us on a pipe that only we hold: when we end, in whatever way, it reads end of file,
-//! ends the Postgres and removes the folder. Dropping the [`Folder`] goes the same way.
+//! ends what works in the folder and removes it. Dropping the [`Folder`] goes the same way.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -25,25 +25,28 @@ trap '' HUP INT QUIT TERM
 read -r _
 folder=$1
 file=$folder/data/postmaster.pid
+ask=QUIT
+# To nginx that signal means to wait for all its callers.
+if [ -f "$folder/nginx.pid" ]; then file=$folder/nginx.pid ask=TERM; fi
 
-# The processes that work in the folder; where there is no /proc, the postmaster alone. A number may
+# The processes that work in the folder; where there is no /proc, the first of them alone. A number may
 # have been given to another process meanwhile, so each is looked at.
 workers() {
     if [ -d /proc/self ]; then
         ls -l /proc/[0-9]*/cwd | grep -F -- " -> $folder" | sed 's:.*/proc/\([0-9]*\)/cwd .*:\1:'
     else
-        pid=$(head -n 1 "$file") && ps -ww -o command= -p "$pid" | grep -qF -- "$folder/data" && echo "$pid"
+        pid=$(head -n 1 "$file") && ps -ww -o command= -p "$pid" | grep -qF -- "$folder/" && echo "$pid"
     fi 2>/dev/null
 }
 
-# A postmaster is asked. The others end by themselves when they have lost whom they work for, and
+# The first process is asked. The others end by themselves when they have lost whom they work for, and
 # tidy up, as the servers do that initdb starts. Then there is no more asking: a postmaster that was
 # sent SIGQUIT while it started never listens again.
 tries=0
 while pids=$(workers) && [ -n "$pids" ] && [ "$tries" -lt 200 ]; do
-    postmaster=$(head -n 1 "$file" 2>/dev/null)
+    first=$(head -n 1 "$file" 2>/dev/null)
     for pid in $pids; do
-        if [ "$tries" -ge 40 ]; then kill -KILL "$pid"; elif [ "$pid" = "$postmaster" ]; then kill -QUIT "$pid"; fi
+        if [ "$tries" -ge 40 ]; then kill -KILL "$pid"; elif [ "$pid" = "$first" ]; then kill -"$ask" "$pid"; fi
     done 2>/dev/null
     tries=$((tries + 1))
     sleep 0.05
@@ -81,7 +84,7 @@ impl Account {
                 })
             })
             .map(Some)
-            .context("Postgres does not run as root, and there is neither a user postgres nor nobody")
+            .context("servers are not run as root here, and there is neither a user postgres nor nobody")
     }
 
     /// Has `command` run as this account, in none of our groups.
@@ -91,7 +94,7 @@ impl Account {
     }
 }
 
-/// A folder of its own, removed at the end together with the Postgres in it.
+/// A folder of its own, removed at the end together with the server in it.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,

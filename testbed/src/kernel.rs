@@ -51,6 +51,20 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok((answer.f_bavail as u64).saturating_mul(answer.f_frsize as u64))
 }
 
+/// How many files a process of ours may have open, where it asks for as many as it may have.
+pub(crate) fn open_files_max() -> io::Result<u64> {
+    let mut answer = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the answer has the size that getrlimit fills.
+    let answer = unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, answer.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        answer.assume_init()
+    };
+    #[allow(clippy::useless_conversion, reason = "the width differs by platform")]
+    Ok(answer.rlim_max.into())
+}
+
 /// Calls `last_words` when this process ends by returning from `main` or by `exit`.
 pub(crate) fn at_exit(last_words: extern "C" fn()) {
     // SAFETY: the function lives as long as the program. Where it cannot be registered, nothing

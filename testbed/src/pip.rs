@@ -5,13 +5,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Result, kernel};
+use crate::{Result, cache};
 
 /// One version of one package, and the SHA-256 of each of its files that we may be given.
 pub(crate) struct Package {
@@ -25,24 +24,8 @@ impl Package {
     ///
     /// `unpack` is given the downloaded file and an empty folder.
     pub(crate) fn fetch(&self, unpack: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
-        let cache = cache()?;
-        let folder = cache.join(format!("{}-{}", self.name, self.version));
-        if folder.exists() {
-            return Ok(folder);
-        }
-        // Made aside and then renamed: whoever finds the folder finds all of it.
-        let aside = tempfile::Builder::new().prefix("fetching-").tempdir_in(&cache)?;
-        let unpacked = aside.path().join("unpacked");
-        fs::create_dir(&unpacked)?;
-        unpack(&self.download(aside.path())?, &unpacked)?;
-        open_to_all(&unpacked)?;
-        match fs::rename(&unpacked, &folder) {
-            // Another process was faster; its files are the same.
-            Err(_) if folder.exists() => Ok(folder),
-            renamed => renamed
-                .map(|()| folder)
-                .context("cannot keep the fetched package"),
-        }
+        let name = format!("{}-{}", self.name, self.version);
+        cache::kept(&name, |aside, unpacked| unpack(&self.download(aside)?, unpacked))
     }
 
     fn download(&self, aside: &Path) -> Result<PathBuf> {
@@ -81,41 +64,5 @@ pub(crate) fn python(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> 
         ran.status,
         said.trim()
     );
-    Ok(())
-}
-
-/// Where fetched packages are kept: for root a place that the unprivileged server can reach too.
-fn cache() -> Result<PathBuf> {
-    let folder = if kernel::is_root() {
-        PathBuf::from("/var/cache/highwater")
-    } else {
-        let below = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty());
-        let cache = below("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| below("HOME").map(|home| Path::new(&home).join(".cache")));
-        cache
-            .context("neither HOME nor XDG_CACHE_HOME says where to keep what is fetched")?
-            .join("highwater")
-    };
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    if kernel::is_root() {
-        // Programs are run from here, so nobody else may write to it, whatever the umask.
-        ensure!(
-            fs::metadata(&folder)?.uid() == 0,
-            "{} is not root's",
-            folder.display()
-        );
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(folder)
-}
-
-/// Lets everyone read and run what is in `path`: an archive keeps no modes that can be relied on.
-fn open_to_all(path: &Path) -> Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            open_to_all(&entry?.path())?;
-        }
-    }
     Ok(())
 }

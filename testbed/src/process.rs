@@ -82,6 +82,8 @@ pub enum Signal {
     Quit,
     /// `SIGKILL`, which no process can refuse.
     Kill,
+    /// `SIGHUP`, which has many servers read their configuration anew.
+    Hangup,
     /// `SIGSTOP`, which freezes a process.
     Stop,
     /// `SIGCONT`, which lets a frozen process go on.
@@ -95,6 +97,7 @@ impl Signal {
             Self::Terminate => libc::SIGTERM,
             Self::Quit => libc::SIGQUIT,
             Self::Kill => libc::SIGKILL,
+            Self::Hangup => libc::SIGHUP,
             Self::Stop => libc::SIGSTOP,
             Self::Continue => libc::SIGCONT,
         }
