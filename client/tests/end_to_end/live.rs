@@ -15,13 +15,16 @@ fn daemon(rig: &Rig, store: &Path) -> std::process::Command {
     command
 }
 
-/// What the store says the name of product 1 is.
-fn name(store: &Path) -> Option<String> {
+/// What the store answers to a query of one value.
+pub(crate) fn value(store: &Path, query: &str) -> Option<String> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let connection = rusqlite::Connection::open_with_flags(store, flags).ok()?;
-    connection
-        .query_row("select name from product where id = 1", [], |row| row.get(0))
-        .ok()
+    connection.query_row(query, [], |row| row.get(0)).ok()
+}
+
+/// What the store says the name of product 1 is.
+fn name(store: &Path) -> Option<String> {
+    value(store, "select name from product where id = 1")
 }
 
 async fn until(store: &Path, expected: &str) {

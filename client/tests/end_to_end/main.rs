@@ -19,6 +19,7 @@ mod oracle;
 mod partitions;
 mod random;
 mod rig;
+mod scaling;
 mod schema_changes;
 mod seed_server;
 mod seeds;

@@ -21,10 +21,11 @@ const WRITING: Duration = Duration::from_secs(8);
 
 /// A client that goes by dates alone: after each pull it sends `lastSyncDate`.
 #[derive(Default)]
-struct ByDate(Copy);
+pub(crate) struct ByDate(pub(crate) Copy);
 
 impl ByDate {
-    async fn pull(&mut self, rig: &Rig, http: &reqwest::Client) {
+    /// Pulls to the end, or to where the server cannot answer: the next pull begins where this one did.
+    pub(crate) async fn pull(&mut self, server: &str, http: &reqwest::Client) {
         self.0.since = Some(self.0.last_sync_date.clone()).filter(|date| !date.is_empty());
         loop {
             let since = self
@@ -32,8 +33,14 @@ impl ByDate {
                 .since
                 .as_ref()
                 .map_or(String::new(), |since| format!("&since={since}"));
-            let url = format!("http://{}/changes?limit=100{since}", rig.address);
-            let page: Value = http.get(url).send().await.unwrap().json().await.unwrap();
+            let url = format!("{server}/changes?limit=100{since}");
+            let response = http.get(url).send().await.unwrap();
+            if response.status() == 503 {
+                return;
+            }
+            let Ok(page) = response.json::<Value>().await else {
+                return;
+            };
             if !self.0.apply(&page) {
                 return;
             }
@@ -87,7 +94,7 @@ async fn every_store_equals_the_source_whatever_writers_do() {
     eprintln!("HIGHWATER_SEED={seed}");
     let rig = Arc::new(Rig::start(writers::SCHEMA, &TABLES).await);
     let stop = Arc::new(AtomicBool::new(false));
-    let writers = Writers::start(&rig.database, seed);
+    let writers = Writers::start(&rig.database.url(), seed);
 
     let whole = tokio::spawn(keep_pulling(Arc::clone(&rig), Arc::clone(&stop), "whole.db", &[]));
     let sevens = tokio::spawn(keep_pulling(
@@ -170,7 +177,7 @@ async fn keep_dates(rig: Arc<Rig>, stop: Arc<AtomicBool>) -> ByDate {
     let (mut client, http) = (ByDate::default(), reqwest::Client::new());
     loop {
         let last = stop.load(Ordering::Relaxed);
-        client.pull(&rig, &http).await;
+        client.pull(&rig.url(), &http).await;
         if last {
             return client;
         }

@@ -105,31 +105,17 @@ impl Rig {
 
     /// Checks a store against the source, value for value.
     pub(crate) async fn assert_equal(&self, store: &Path, tables: &[&str], what: &str) {
-        for table in tables {
-            self.assert_same(store, table, table, what).await;
-        }
+        assert_equal(&self.pool, store, tables, what).await;
+    }
+
+    /// The address of the server.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Checks an entity of a store against the table of the source that it is made of.
     pub(crate) async fn assert_same(&self, store: &Path, table: &str, entity: &str, what: &str) {
-        let source = source(&self.pool, table).await;
-        let held = held(store, entity);
-        let differ = source
-            .iter()
-            .filter(|(key, row)| held.get(*key) != Some(row))
-            .take(3);
-        let differ: Vec<_> = differ.map(|(key, row)| (key, row, held.get(key))).collect();
-        let extra: Vec<_> = held
-            .keys()
-            .filter(|key| !source.contains_key(*key))
-            .take(3)
-            .collect();
-        assert!(
-            differ.is_empty() && extra.is_empty(),
-            "{what}, {entity}: differ {differ:#?}, extra {extra:?}, {} of {} rows",
-            held.len(),
-            source.len()
-        );
+        assert_same(&self.pool, store, table, entity, what).await;
     }
 }
 
@@ -137,6 +123,34 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Checks a store against a source, value for value.
+pub(crate) async fn assert_equal(pool: &PgPool, store: &Path, tables: &[&str], what: &str) {
+    for table in tables {
+        assert_same(pool, store, table, table, what).await;
+    }
+}
+
+async fn assert_same(pool: &PgPool, store: &Path, table: &str, entity: &str, what: &str) {
+    let source = source(pool, table).await;
+    let held = held(store, entity);
+    let differ = source
+        .iter()
+        .filter(|(key, row)| held.get(*key) != Some(row))
+        .take(3);
+    let differ: Vec<_> = differ.map(|(key, row)| (key, row, held.get(key))).collect();
+    let extra: Vec<_> = held
+        .keys()
+        .filter(|key| !source.contains_key(*key))
+        .take(3)
+        .collect();
+    assert!(
+        differ.is_empty() && extra.is_empty(),
+        "{what}, {entity}: differ {differ:#?}, extra {extra:?}, {} of {} rows",
+        held.len(),
+        source.len()
+    );
 }
 
 /// Gives a database the schema `highwater`.

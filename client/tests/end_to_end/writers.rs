@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use highwater_testbed::Database;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -37,10 +36,10 @@ pub(crate) struct Writers {
 
 impl Writers {
     /// Sets them to work, each with a seed of its own made from `seed`.
-    pub(crate) fn start(database: &Database, seed: u64) -> Self {
+    pub(crate) fn start(url: &str, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..WRITERS).map(|number| {
-            let (url, stop) = (database.url(), Arc::clone(&stop));
+            let (url, stop) = (url.to_owned(), Arc::clone(&stop));
             tokio::spawn(write(
                 url,
                 StdRng::seed_from_u64(seed ^ number << 32),

@@ -1,0 +1,219 @@
+//! More than one machine: a primary and a hot standby, a server on each, nginx before them, and
+//! clients that are handed from one to the other while writers write and parts of it are killed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use highwater_server::admin::{self, EnableOptions};
+use highwater_testbed::process::Signal;
+use highwater_testbed::{Cluster, NGINX_CONF, Nginx, Process, Profile, free_port, live_rows, programs};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use tempfile::TempDir;
+
+use crate::oracle::ByDate;
+use crate::rig::{assert_equal, client, migrate, output, run, seed};
+use crate::writers::{self, TABLES, Writers};
+
+/// How far the standby lags behind the primary.
+const LAG: &str = "100ms";
+
+/// Between one disturbance and the next.
+const PAUSE: Duration = Duration::from_millis(1_500);
+
+/// The longest that anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `highwater-server serve`, on the same address after a kill.
+struct Server {
+    address: SocketAddr,
+    url: String,
+    process: Option<Process>,
+}
+
+impl Server {
+    fn start(cluster: &Cluster) -> Self {
+        let mut server = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())),
+            url: cluster.url("postgres"),
+            process: None,
+        };
+        server.start_again();
+        server
+    }
+
+    fn start_again(&mut self) {
+        let mut command = Command::new(programs::build(false).unwrap().server);
+        command
+            .args([
+                "serve",
+                "--listen",
+                &self.address.to_string(),
+                "--database-url",
+                &self.url,
+            ])
+            .env("RUST_LOG", "error,tower_http=off")
+            .stdout(Stdio::null());
+        self.process = Some(Process::spawn(command).unwrap());
+    }
+
+    /// As the kernel does when memory runs out.
+    fn kill(&mut self) {
+        self.process = None;
+    }
+}
+
+/// Waits until a condition holds.
+async fn until(pool: &PgPool, condition: &str) {
+    let waiting = async {
+        let holds = || sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned())).fetch_one(pool);
+        // Whoever was just killed may not answer yet.
+        while !holds().await.unwrap_or(false) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{condition}"));
+}
+
+/// Lets the standby replay all that the primary has written.
+async fn caught_up(primary: &PgPool, standby: &PgPool) {
+    let written: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
+        .fetch_one(primary)
+        .await
+        .unwrap();
+    until(
+        standby,
+        &format!("select pg_last_wal_replay_lsn() >= '{written}'"),
+    )
+    .await;
+}
+
+fn pull(url: &str, store: &Path, more: &[&str]) -> Command {
+    let mut command = client("pull", store);
+    command.args(["--quiet", "--server", url]).args(more);
+    command
+}
+
+/// Pulls with the program again and again. Returns how many pulls there were, and how many failed.
+async fn keep_pulling(
+    url: String,
+    store: PathBuf,
+    more: &'static [&'static str],
+    stop: Arc<AtomicBool>,
+) -> (u32, u32) {
+    let (mut pulls, mut failed) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        pulls += 1;
+        failed += u32::from(!output(pull(&url, &store, more)).await.status.success());
+    }
+    (pulls, failed)
+}
+
+async fn keep_dates(url: String, stop: Arc<AtomicBool>) -> ByDate {
+    let (mut client, http) = (ByDate::default(), reqwest::Client::new());
+    while !stop.load(Ordering::Relaxed) {
+        client.pull(&url, &http).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_that_move_between_servers_lose_nothing_whatever_is_killed() {
+    let seed = seed();
+    eprintln!("HIGHWATER_SEED={seed}");
+    let primary = Cluster::start(Profile::Fast).unwrap();
+    let options = PgPoolOptions::new().max_connections(4);
+    let pool = options.clone().connect(&primary.url("postgres")).await.unwrap();
+    migrate(primary.url("postgres")).await.unwrap();
+    run(&pool, writers::SCHEMA).await;
+    for table in TABLES {
+        let mut connection = pool.acquire().await.unwrap();
+        admin::enable(&mut connection, table, &EnableOptions::default())
+            .await
+            .unwrap();
+    }
+    let lag = [("recovery_min_apply_delay", LAG)];
+    let mut standby = primary.start_standby(Profile::Fast, &lag).unwrap();
+    let standby_pool = options.connect(&standby.url("postgres")).await.unwrap();
+    let mut servers = [Server::start(&primary), Server::start(&standby)];
+    let addresses = servers.each_ref().map(|server| server.address);
+    let Some(nginx) = Nginx::start(NGINX_CONF, &addresses).unwrap() else {
+        eprintln!("left out: there is no nginx");
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let store = |name: &str| folder.path().join(name);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers = Writers::start(&primary.url("postgres"), seed);
+    let pulling = |name: &str, more| {
+        let pulling = keep_pulling(nginx.url(), store(name), more, Arc::clone(&stop));
+        (store(name), tokio::spawn(pulling))
+    };
+    let pulled = [pulling("whole.db", &[]), pulling("sevens.db", &["--limit", "7"])];
+    let mut daemon = client("run", &store("live.db"));
+    daemon.args(["--quiet", "--server", &nginx.url()]);
+    let mut daemon = Process::spawn(daemon).unwrap();
+    let dates = tokio::spawn(keep_dates(nginx.url(), Arc::clone(&stop)));
+
+    tokio::time::sleep(PAUSE).await;
+    for number in [1, 0] {
+        servers[number].kill();
+        tokio::time::sleep(PAUSE).await;
+        servers[number].start_again();
+        tokio::time::sleep(PAUSE).await;
+    }
+    standby.crash().unwrap();
+    tokio::time::sleep(PAUSE).await;
+    standby.start_again().unwrap();
+    tokio::time::sleep(PAUSE).await;
+    let committed = writers.stop().await;
+    assert!(committed > 100, "the writers hardly wrote: {committed}");
+    stop.store(true, Ordering::Relaxed);
+    caught_up(&pool, &standby_pool).await;
+
+    for (store, pulling) in pulled {
+        let (pulls, failed) = pulling.await.unwrap();
+        eprintln!("{}: {failed} of {pulls} pulls failed", store.display());
+        assert!(
+            failed <= pulls / 10,
+            "{failed} of {pulls} pulls failed, seed {seed}"
+        );
+        let last = output(pull(&nginx.url(), &store, &[])).await;
+        assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+        assert_equal(
+            &pool,
+            &store,
+            &TABLES,
+            &format!("{}, seed {seed}", store.display()),
+        )
+        .await;
+    }
+    // The daemon follows by itself, until a last change is there.
+    run(&pool, "insert into line values (-1, 0, 'the last')").await;
+    let last = async {
+        while crate::live::value(&store("live.db"), "select note from line where account = -1").is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, last)
+        .await
+        .expect("the last change arrives");
+    daemon.signal(Signal::Terminate).unwrap();
+    daemon.wait_up_to(PATIENCE).unwrap();
+    assert_equal(&pool, &store("live.db"), &TABLES, &format!("live, seed {seed}")).await;
+
+    let mut dates = dates.await.unwrap();
+    dates.pull(&nginx.url(), &reqwest::Client::new()).await;
+    for (table, key) in [("account", "id"), ("line", "account, place")] {
+        let expected = live_rows(&pool, table, key).await.unwrap();
+        assert_eq!(dates.0.rows(table), expected, "dates only, seed {seed}");
+    }
+}
