@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const TICK_MIN: Duration = Duration::from_millis(10);
+
+const TICK_MAX: Duration = Duration::from_secs(10);
+
 /// Serves what changed in Postgres tables since a cursor, exactly.
 #[derive(Debug, Parser)]
 #[command(
@@ -143,6 +147,33 @@ pub(crate) struct Serve {
     /// The most connections to Postgres
     #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) pool_size: u32,
+
+    /// How often Postgres is asked for news while callers wait for them, from 10ms to 10s
+    #[arg(long, env = "HIGHWATER_TICK", default_value = "50ms", value_name = "DURATION", value_parser = tick)]
+    pub(crate) tick: Duration,
+
+    /// The most requests that are answered at one time; further ones get 503. Those who wait do not count
+    #[arg(long, env = "HIGHWATER_REQUESTS_MAX", default_value_t = 1_024, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_max: u32,
+
+    /// The most callers who may wait for news; further ones get 503. Each needs an open file
+    #[arg(
+        long,
+        env = "HIGHWATER_WAITING_MAX",
+        default_value_t = 20_000,
+        value_name = "NUMBER"
+    )]
+    pub(crate) waiting_max: u32,
+}
+
+/// Reads a tick. A shorter one keeps Postgres busy; with a longer one waiting is worth little.
+fn tick(text: &str) -> Result<Duration, String> {
+    let tick = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (TICK_MIN..=TICK_MAX).contains(&tick) {
+        Ok(tick)
+    } else {
+        Err("it is not between 10ms and 10s".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -183,9 +214,40 @@ pub(crate) struct Enable {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use highwater_server::ServeOptions;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    fn serve(more: &[&str]) -> Result<Serve, clap::Error> {
+        let words = ["highwater-server", "serve", "--database-url", "postgres://h/d"];
+        let cli = Cli::try_parse_from(words.iter().chain(more))?;
+        match cli.command {
+            Command::Serve(serve) => Ok(serve),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_options_the_program_serves_as_the_library_does() {
+        let (serve, library) = (serve(&[]).unwrap(), ServeOptions::default());
+        assert_eq!(serve.tick, library.tick);
+        assert_eq!(serve.requests_max as usize, library.requests_max);
+        assert_eq!(serve.waiting_max as usize, library.waiting_max);
+    }
+
+    #[test]
+    fn a_tick_is_neither_too_short_nor_too_long() {
+        for tick in ["10ms", "50ms", "1s", "10s"] {
+            let expected = humantime::parse_duration(tick).unwrap();
+            assert_eq!(serve(&["--tick", tick]).unwrap().tick, expected);
+        }
+        for tick in ["9ms", "0s", "10001ms", "soon", "50"] {
+            assert!(serve(&["--tick", tick]).is_err(), "{tick}");
+        }
+        assert!(serve(&["--requests-max", "0"]).is_err());
+        assert!(serve(&["--waiting-max", "0"]).is_ok());
     }
 }

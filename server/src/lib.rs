@@ -1,10 +1,11 @@
 //! The Highwater server: what changed in Postgres tables since a cursor, exactly.
 //!
 //! From the database outward: [`snapshot`] and [`cursor`] hold the arithmetic, [`database`] one
-//! connection and its transaction, [`entity`] and [`catalog`] what the catalog says, [`node`] and [`standby`] which
-//! Postgres is read from, [`page`] one page of a pull, [`samples`] the history that makes dates safe, [`watch`] looks at the source for all
-//! callers, [`live`] lets them wait, [`share`] hands one page to many, [`http`] has the routes. [`admin`] is what the commands other
-//! than `serve` do.
+//! connection and its transaction, [`entity`] and [`catalog`] what the catalog says, [`node`] and
+//! `standby` which Postgres is read from, [`page`] one page of a pull, [`samples`] the history that
+//! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
+//! [`share`] hands one page to many, [`turns`] says how many are answered at once, [`http`] has the
+//! routes. [`admin`] is what the commands other than `serve` do.
 
 pub mod admin;
 pub mod catalog;
@@ -20,6 +21,7 @@ pub mod samples;
 pub mod share;
 pub mod snapshot;
 mod standby;
+pub mod turns;
 pub mod watch;
 
-pub use http::{ServeError, serve};
+pub use http::{ServeError, ServeOptions, serve};

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
-use crate::page::{self, OpenPage, Opened, PageRequest, ReadError};
-use crate::share::{Chunks, Handed, SharedPage, SharedPages};
+use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError};
+use crate::share::{Handed, SharedPage, SharedPages};
+use crate::turns::Turn;
 use crate::watch::Watcher;
 
 /// What a request is answered with.
@@ -19,21 +20,22 @@ pub enum Answer {
     /// A page that is still to be read.
     Page(Box<OpenPage>),
     /// A page that is being read.
-    UnderWay(Chunks),
+    UnderWay(Pieces),
     /// A page that others get as well.
     Shared(Arc<SharedPage>),
     /// Nothing is new: a page with no changes.
     Nothing(Trailer),
 }
 
-/// Answers a request, and holds it for up to `wait` while nothing is new. `stop` ends waits at
-/// once.
+/// Answers a request, and holds it for up to `wait` while nothing is new, without its turn. `stop`
+/// ends waits at once.
 pub async fn answer(
     node: &Arc<Node>,
     watcher: &Arc<Watcher>,
     pages: &SharedPages,
     request: PageRequest,
     wait: Duration,
+    turn: &mut Turn,
     stop: &CancellationToken,
 ) -> Result<Answer, ReadError> {
     let until = Instant::now() + wait;
@@ -49,7 +51,7 @@ pub async fn answer(
             (Some(trailer), _) if is_over => return Ok(Answer::Nothing(trailer)),
             (Some(_), _) => {}
             (None, Some(seen)) => match Box::pin(pages.get(node, watcher, &request, seen)).await {
-                Some(Handed::UnderWay(chunks)) => return Ok(Answer::UnderWay(chunks)),
+                Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),
                 Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
                 Some(Handed::Whole(_)) => {}
                 None => match Box::pin(page::open(node, request.clone())).await? {
@@ -67,6 +69,7 @@ pub async fn answer(
                 });
             }
         }
+        turn.rest()?;
         view = match view {
             None => None,
             Some(seen) => tokio::select! {
@@ -75,5 +78,6 @@ pub async fn answer(
                 changed = watcher.changed(&seen, request.entities.as_deref(), until) => changed,
             },
         };
+        turn.resume().await;
     }
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use highwater_server::ServeOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +59,13 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     tracing::info!(address = %listener.local_addr()?, "serving");
-    highwater_server::serve(listener, pool, shutdown).await?;
+    let chosen = ServeOptions {
+        tick: options.tick,
+        requests_max: usize::try_from(options.requests_max)?,
+        waiting_max: usize::try_from(options.waiting_max)?,
+        ..ServeOptions::default()
+    };
+    highwater_server::serve(listener, pool, chosen, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -16,7 +16,7 @@ use moka::future::Cache;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
-use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, ReadError, Since};
+use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since};
 use crate::snapshot::Snapshot;
 use crate::watch::{View, Watcher};
 
@@ -39,11 +39,10 @@ const QUESTIONS_MAX: u64 = 10_000;
 /// Times that a page which has grown old is read again.
 const ATTEMPTS_MAX: usize = 2;
 
-/// Chunks of a page that wait for whoever gets it first: all of a page that is shared.
-const CHUNKS_WAITING_MAX: usize = 64;
-
-/// A body while it is read.
-pub type Chunks = mpsc::Receiver<Result<Bytes, ReadError>>;
+/// Pieces that wait to be gathered, and that wait for whoever gets the page first: there all of a page
+/// that is shared, so that nobody waits for a slow reader.
+const PIECES_WAITING_MAX: usize = 4;
+const PIECES_HANDED_ON_MAX: usize = 40;
 
 /// The pages.
 #[derive(Debug)]
@@ -58,6 +57,8 @@ pub struct SharedPages {
 pub struct SharedPage {
     /// The whole body.
     pub body: Bytes,
+    /// Names the body.
+    pub tag: String,
     /// Whether it holds no changes.
     pub is_empty: bool,
     snapshot: Snapshot,
@@ -69,7 +70,7 @@ pub enum Handed {
     /// It was read before, or for another caller.
     Whole(Arc<SharedPage>),
     /// It is read for this caller first, and holds changes.
-    UnderWay(Chunks),
+    UnderWay(Pieces),
 }
 
 /// What callers who share a page have asked alike.
@@ -139,10 +140,10 @@ impl SharedPages {
             let mut shared = Box::pin(async move { pages.try_get_with(asked, read).await });
             let page = tokio::select! {
                 biased;
-                Ok(chunks) = led => {
+                Ok(pieces) = led => {
                     // The others wait for the end of it, whatever becomes of this caller.
                     tokio::spawn(shared);
-                    return Some(Handed::UnderWay(chunks));
+                    return Some(Handed::UnderWay(pieces));
                 }
                 page = &mut shared => page.ok()?,
             };
@@ -162,7 +163,7 @@ async fn read(
     watcher: Arc<Watcher>,
     request: PageRequest,
     bytes_max: usize,
-    first: oneshot::Sender<Chunks>,
+    first: oneshot::Sender<Pieces>,
 ) -> Result<Arc<SharedPage>, ReadError> {
     let format = request.format;
     let page: OpenPage = match page::open(&node, request).await? {
@@ -170,35 +171,41 @@ async fn read(
         Opened::Behind(_) => return Err(ReadError::Abandoned),
     };
     let (is_empty, snapshot) = (page.is_empty(), page.snapshot().clone());
-    let (sender, mut chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let output = Output::new(format, sender);
     tokio::spawn(async move { page.send(&node, &watcher.samples, output).await });
-    let (handed_on, to_first) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let (handed_on, to_first) = mpsc::channel(PIECES_HANDED_ON_MAX);
     if !is_empty {
         // Where it is gone, the others still want the page.
         let _ = first.send(to_first);
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = chunks.recv().await {
-        let more = chunk.as_ref().map_or(usize::MAX, Bytes::len);
+    while let Some(piece) = pieces.recv().await {
+        let more = piece.as_ref().map_or(usize::MAX, |piece| piece.bytes().len());
         if more > bytes_max - body.len() {
             tokio::spawn(async move {
-                let mut next = Some(chunk);
-                while let Some(chunk) = next
-                    && handed_on.send(chunk).await.is_ok()
+                let mut next = Some(piece);
+                while let Some(piece) = next
+                    && handed_on.send(piece).await.is_ok()
                 {
-                    next = chunks.recv().await;
+                    next = pieces.recv().await;
                 }
             });
             return Err(ReadError::Abandoned);
         }
-        let chunk = chunk?;
-        body.extend_from_slice(&chunk);
-        let _ = handed_on.send(Ok(chunk)).await;
+        let piece = piece?;
+        body.extend_from_slice(piece.bytes());
+        let is_last = matches!(piece, Piece::Last(_));
+        let _ = handed_on.send(Ok(piece)).await;
+        if is_last {
+            let body = body.freeze();
+            return Ok(Arc::new(SharedPage {
+                tag: page::tag(&body),
+                body,
+                is_empty,
+                snapshot,
+            }));
+        }
     }
-    Ok(Arc::new(SharedPage {
-        body: body.freeze(),
-        is_empty,
-        snapshot,
-    }))
+    Err(ReadError::Abandoned)
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
 use highwater_testbed::Database;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -51,7 +52,13 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        tokio::spawn(highwater_server::serve(listener, pool.clone(), shutdown.clone()));
+        let options = ServeOptions::default();
+        tokio::spawn(highwater_server::serve(
+            listener,
+            pool.clone(),
+            options,
+            shutdown.clone(),
+        ));
         let folder = TempDir::new().unwrap();
         Self {
             pool,
@@ -75,7 +82,8 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pool = self.database.pool().await.unwrap();
-        tokio::spawn(highwater_server::serve(listener, pool, self.shutdown.clone()));
+        let (options, shutdown) = (ServeOptions::default(), self.shutdown.clone());
+        tokio::spawn(highwater_server::serve(listener, pool, options, shutdown));
         address
     }
 

@@ -26,7 +26,7 @@ const LAG: &str = "100ms";
 const PAUSE: Duration = Duration::from_millis(1_500);
 
 /// The longest that anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `highwater-server serve`, on the same address after a kill.
 struct Server {

@@ -289,3 +289,32 @@ async fn watchers_are_told_of_attempts_that_fail() {
     let told = told.lock().expect("told");
     assert!(told.len() == 1 && told[0].contains("502"), "{told:?}");
 }
+
+/// A server that is too busy says so to all at once, and must not have them all back at once.
+#[tokio::test]
+async fn a_fleet_that_is_refused_returns_spread_over_time() {
+    const CLIENTS: usize = 20;
+    let busy = Answer::problem(503, "unavailable", None).header("retry-after", "7");
+    let fixture = Fixture::new(vec![busy; CLIENTS]).await;
+    let delays = Arc::new(Mutex::new(Vec::new()));
+    for n in 0..CLIENTS {
+        let store = Store::open(fixture.folder.path().join(format!("{n}.db"))).expect("a store");
+        // Nobody sits the delay out.
+        let stop = tokio_util::sync::CancellationToken::new();
+        let (told, ended) = (Arc::clone(&delays), stop.clone());
+        let client = Client::builder(&fixture.server.address).observer(move |event: Event<'_>| {
+            if let Event::Retrying { delay, .. } = event {
+                told.lock().expect("delays").push(delay);
+                ended.cancel();
+            }
+        });
+        let pulled = client.build(store).expect("a client").pull_until(&stop).await;
+        assert!(matches!(pulled, Err(Error::Stopped)));
+    }
+    let mut delays = delays.lock().expect("delays").clone();
+    delays.sort_unstable();
+    delays.dedup();
+    assert!(delays.len() > CLIENTS / 2, "{delays:?}");
+    let asked = Duration::from_secs(7);
+    assert!(delays.iter().all(|delay| *delay > asked), "{delays:?}");
+}

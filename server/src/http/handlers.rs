@@ -5,28 +5,29 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::RawQuery;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Method, Uri, Version};
 use axum::response::{IntoResponse, Json, Response};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, JSON_MEDIA_TYPE};
 use tokio::sync::mpsc;
 
+use super::caching::{Kept, Terms};
 use super::problem::Refusal;
 use super::{Shared, State, accept, query};
 use crate::database;
 use crate::entity;
 use crate::live::{self, Answer};
-use crate::page::{self, Format, MOVED, OpenPage, Output, PAGE_TIME_MAX, PageRequest, ReadError};
-use crate::share::Chunks;
+use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pieces, ReadError};
+use crate::turns::Turn;
 
-/// Chunks that wait for the reader of a response before the page waits for it.
-const CHUNKS_WAITING_MAX: usize = 4;
+/// Pieces that wait for the reader of a response before the page waits for it.
+const PIECES_WAITING_MAX: usize = 4;
 
 /// `GET /changes`
 pub(super) async fn changes(
     shared: State,
+    version: Version,
     RawQuery(text): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -37,11 +38,13 @@ pub(super) async fn changes(
             format!("a page is served as {JSON_MEDIA_TYPE} or {COPY_MEDIA_TYPE}"),
         )
     })?;
+    let terms = Terms::of(version, &headers, &parameters);
+    let mut turn = shared.turns.take()?;
     let request = PageRequest {
         since: parameters.since,
         entities: parameters.entities,
         limit: parameters.limit,
-        time_max: PAGE_TIME_MAX,
+        time_max: shared.options.page_time_max,
         format,
     };
     let answer = live::answer(
@@ -50,64 +53,90 @@ pub(super) async fn changes(
         &shared.pages,
         request,
         parameters.wait,
+        &mut turn,
         &shared.shutdown,
     );
-    let body = match answer.await? {
-        Answer::Page(page) => body(send(Arc::clone(&shared), page, format)).await?,
-        Answer::UnderWay(chunks) => body(chunks).await?,
-        Answer::Shared(page) => Body::from(page.body.clone()),
-        Answer::Nothing(trailer) => Body::from(page::nothing(format, &trailer)?),
-    };
     let media_type = match format {
         Format::Copy => COPY_MEDIA_TYPE,
         Format::Json => JSON_MEDIA_TYPE,
     };
-    let headers = [
-        (CONTENT_TYPE, media_type),
-        (CACHE_CONTROL, "no-store"),
-        (VARY, "accept"),
-    ];
-    Ok((headers, body).into_response())
+    let (body, is_empty, tag) = match answer.await? {
+        Answer::Page(open) => {
+            let is_empty = open.is_empty();
+            let (body, tag) = body(send(Arc::clone(&shared), open, format), turn).await?;
+            (body, is_empty, tag)
+        }
+        // One that holds no changes is not sent before it is whole.
+        Answer::UnderWay(pieces) => {
+            let (body, tag) = body(pieces, turn).await?;
+            (body, false, tag)
+        }
+        Answer::Shared(page) => (
+            Body::from(page.body.clone()),
+            page.is_empty,
+            Some(page.tag.clone()),
+        ),
+        Answer::Nothing(trailer) => {
+            let body = page::nothing(format, &trailer)?;
+            let tag = page::tag(&body);
+            (Body::from(body), true, Some(tag))
+        }
+    };
+    let kept = Kept {
+        is_empty,
+        tag: tag.as_deref(),
+    };
+    Ok(terms.apply(&kept, ([(CONTENT_TYPE, media_type)], body).into_response()))
 }
 
 /// Sends a page while it is read.
-fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Chunks {
-    let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-    let output = Output::new(format, sender);
+fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Pieces {
+    let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    let output = Output::new(format, sender).with_send_wait_max(shared.options.send_wait_max);
     tokio::spawn(async move { page.send(&shared.node, &shared.watcher.samples, output).await });
-    chunks
+    pieces
 }
 
-/// A body that is still being read. The first chunk is awaited, so that a page that fails before
-/// it is answered with a problem; later the response can only be cut off.
-async fn body(mut chunks: Chunks) -> Result<Body, ReadError> {
-    let Some(first) = chunks.recv().await else {
-        return Err(ReadError::Abandoned);
+/// A body that is still being read, during which the turn lasts, or a small one and its name. The
+/// first piece is awaited, so that a page that fails before it is answered with a problem; later the
+/// response can only be cut off.
+async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), ReadError> {
+    let first = match pieces.recv().await.unwrap_or(Err(ReadError::Abandoned))? {
+        Piece::Last(whole) => {
+            let tag = page::tag(&whole);
+            return Ok((Body::from(whole), Some(tag)));
+        }
+        Piece::More(first) => first,
     };
-    let first: Bytes = first?;
-    if chunks.is_closed() && chunks.is_empty() {
-        return Ok(Body::from(first));
-    }
-    let rest = futures_util::stream::unfold(chunks, |mut chunks| async move {
-        Some((chunks.recv().await?, chunks))
+    let rest = futures_util::stream::unfold(Some((pieces, turn)), |under_way| async move {
+        let (mut pieces, turn) = under_way?;
+        Some(match pieces.recv().await {
+            Some(Ok(Piece::More(bytes))) => (Ok(bytes), Some((pieces, turn))),
+            Some(Ok(Piece::Last(bytes))) => (Ok(bytes), None),
+            Some(Err(error)) => (Err(error), None),
+            // What came must not pass for the whole.
+            None => (Err(ReadError::Abandoned), None),
+        })
     });
     let all = futures_util::stream::once(async { Ok(first) }).chain(rest);
-    Ok(Body::from_stream(all.fuse().map(|chunk| {
-        chunk.map_err(|error: ReadError| {
+    let body = Body::from_stream(all.fuse().map(|bytes| {
+        bytes.map_err(|error: ReadError| {
             tracing::warn!(%error, "a page was cut off");
             io::Error::other(error)
         })
-    })))
+    }));
+    Ok((body, None))
 }
 
 /// `GET /entities`
 pub(super) async fn entities(shared: State) -> Result<Response, Refusal> {
+    let _turn = shared.turns.take()?;
     let entities = entity::list(&shared.node).await?;
     let mut list = EntityList {
         entities: entities.iter().map(entity::Entity::describe).collect(),
     };
     list.entities.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(([(CACHE_CONTROL, "no-store")], Json(list)).into_response())
+    Ok(Json(list).into_response())
 }
 
 /// `GET /healthz`: the process answers.

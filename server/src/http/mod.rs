@@ -1,7 +1,10 @@
 //! The HTTP interface: every route and every layer.
 
 mod accept;
+mod caching;
+mod connection;
 mod handlers;
+mod options;
 mod problem;
 mod query;
 
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
@@ -25,14 +29,13 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::Level;
 use uuid::Uuid;
 
+pub use self::options::ServeOptions;
 use crate::database;
 use crate::node::Node;
 use crate::page::MOVED;
 use crate::share::SharedPages;
+use crate::turns::Turns;
 use crate::watch::Watcher;
-
-/// How often the source is looked at while somebody waits.
-pub const TICK: Duration = Duration::from_millis(50);
 
 /// How long running responses may take to end after shutdown has begun.
 const GRACE_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +48,8 @@ struct Shared {
     node: Arc<Node>,
     watcher: Arc<Watcher>,
     pages: SharedPages,
+    turns: Turns,
+    options: ServeOptions,
     shutdown: CancellationToken,
 }
 
@@ -73,6 +78,7 @@ pub enum ServeError {
 pub async fn serve(
     listener: TcpListener,
     pool: PgPool,
+    options: ServeOptions,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let node = Arc::new(Node::new(pool));
@@ -84,24 +90,25 @@ pub async fn serve(
         }
         Err(error) => return Err(ServeError::Postgres(error)),
     };
+    let send_wait_max = options.send_wait_max;
     let shared = Arc::new(Shared {
         node,
         watcher: Arc::default(),
         pages: SharedPages::default(),
+        turns: Turns::new(options.requests_max, options.waiting_max),
+        options,
         shutdown: shutdown.clone(),
     });
     let watching = {
         let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move { shared.watcher.watch(&shared.node, TICK, shutdown).await })
+        tokio::spawn(async move {
+            let tick = shared.options.tick;
+            shared.watcher.watch(&shared.node, tick, shutdown).await;
+        })
     };
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
-    // Or the end of a body waits for the acknowledgement of what came before it, 40 ms on Linux.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot turn Nagle's algorithm off");
-        }
-    });
+    let listener = listener.tap_io(move |stream| connection::prepare(stream, send_wait_max));
     let app = router(shared, own_id).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let overdue = async {
@@ -128,6 +135,11 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
         .with_state(shared)
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(problem::panicked))
+        // Errors, and whatever does not say otherwise.
+        .layer(SetResponseHeaderLayer::if_not_present(
+            CACHE_CONTROL,
+            HeaderValue::from_static("no-store"),
+        ))
         .layer(SetResponseHeaderLayer::overriding(
             HeaderName::from_static(SOURCE_HEADER),
             source,

@@ -23,7 +23,7 @@ use crate::cursor::Cursor;
 
 pub(crate) use open::{NO_SCOPE, look};
 pub use open::{OpenPage, Opened, open};
-pub use output::{Output, nothing};
+pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, nothing, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
 pub(crate) use sql::Probe;
 
@@ -49,6 +49,13 @@ pub enum Since {
     Date(Timestamp),
     /// What its cursor says.
     Cursor(Box<Cursor>),
+}
+
+impl Since {
+    /// Whether this goes on in the middle of a pull, towards a snapshot that an earlier page took.
+    pub fn is_midway(&self) -> bool {
+        matches!(self, Self::Cursor(cursor) if cursor.pull.is_some())
+    }
 }
 
 /// What is asked for.

@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use highwater_shared::block::{BLOCK_VERSION, END_OF_BLOCK};
 use highwater_shared::{BlockHeader, BlockKind, Change, Reason, Trailer, copy_text};
-use tokio::sync::mpsc::Sender;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::sql::{Layout, columns};
 use super::{Format, ReadError};
@@ -19,7 +23,7 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 
 /// How long a chunk waits for its reader.
-const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
+pub const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// The whole body of a page without changes.
 pub fn nothing(format: Format, trailer: &Trailer) -> Result<Bytes, ReadError> {
@@ -28,15 +32,41 @@ pub fn nothing(format: Format, trailer: &Trailer) -> Result<Bytes, ReadError> {
     Ok(body.freeze())
 }
 
+/// A name for a body: the same name, the same bytes, whichever server wrote them.
+pub fn tag(body: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(body))
+}
+
+/// A piece of a body. The last one says so: a body whose pieces merely cease was broken off.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Others follow.
+    More(Bytes),
+    /// The body ends here.
+    Last(Bytes),
+}
+
+impl Piece {
+    /// What is in it.
+    pub fn bytes(&self) -> &Bytes {
+        let (Self::More(bytes) | Self::Last(bytes)) = self;
+        bytes
+    }
+}
+
+/// A body while it is read.
+pub type Pieces = Receiver<Result<Piece, ReadError>>;
+
 /// A body under way.
 #[derive(Debug)]
 pub struct Output {
     format: Format,
-    sender: Sender<Result<Bytes, ReadError>>,
+    sender: Sender<Result<Piece, ReadError>>,
     chunk: BytesMut,
     /// When it is full.
     chunk_bytes: usize,
     written: u64,
+    send_wait_max: Duration,
     /// The header of a block that has no rows yet: a block without rows is not sent.
     header: Option<Vec<u8>>,
     /// Whether a JSON change has been written, so that a comma must come before the next.
@@ -45,7 +75,7 @@ pub struct Output {
 
 impl Output {
     /// Writes to `sender`.
-    pub fn new(format: Format, sender: Sender<Result<Bytes, ReadError>>) -> Self {
+    pub fn new(format: Format, sender: Sender<Result<Piece, ReadError>>) -> Self {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_FIRST);
         chunk.extend_from_slice(start(format));
         Self {
@@ -54,8 +84,18 @@ impl Output {
             chunk,
             chunk_bytes: CHUNK_BYTES_FIRST,
             written: 0,
+            send_wait_max: SEND_WAIT_MAX,
             header: None,
             begun: false,
+        }
+    }
+
+    /// Lets a reader stand still for so long.
+    #[must_use]
+    pub fn with_send_wait_max(self, send_wait_max: Duration) -> Self {
+        Self {
+            send_wait_max,
+            ..self
         }
     }
 
@@ -138,15 +178,25 @@ impl Output {
         }
     }
 
-    /// Ends the body.
-    pub(super) async fn finish(mut self, trailer: &Trailer) -> Result<(), ReadError> {
-        self.write(&end(self.format, trailer)?).await?;
-        self.flush().await
+    /// Ends the body. A reader that does not take the end must not take what came for the whole.
+    pub(super) async fn finish(mut self, trailer: &Trailer) {
+        if let Err(error) = self.write_end(trailer).await {
+            self.fail(error);
+        }
     }
 
-    /// Ends the body with an error: its reader sees it cut off.
-    pub async fn fail(self, error: ReadError) {
-        let _ = self.sender.send(Err(error)).await;
+    async fn write_end(&mut self, trailer: &Trailer) -> Result<(), ReadError> {
+        self.chunk.extend_from_slice(&end(self.format, trailer)?);
+        let last = self.chunk.split().freeze();
+        self.hand_over(Piece::Last(last)).await
+    }
+
+    /// Ends the body with an error: its reader sees it cut off, as soon as it gets there. A reader
+    /// that stands still is not waited for, since whoever calls this holds a connection to Postgres.
+    pub fn fail(self, error: ReadError) {
+        if let Err(TrySendError::Full(failure)) = self.sender.try_send(Err(error)) {
+            tokio::spawn(async move { self.sender.send(failure).await });
+        }
     }
 
     async fn end_of_block(&mut self) -> Result<(), ReadError> {
@@ -172,7 +222,11 @@ impl Output {
         let chunk = self.chunk.split().freeze();
         self.chunk_bytes = CHUNK_BYTES_MAX.min(2 * self.chunk_bytes);
         self.chunk.reserve(self.chunk_bytes);
-        tokio::time::timeout(SEND_WAIT_MAX, self.sender.send(Ok(chunk)))
+        self.hand_over(Piece::More(chunk)).await
+    }
+
+    async fn hand_over(&self, piece: Piece) -> Result<(), ReadError> {
+        tokio::time::timeout(self.send_wait_max, self.sender.send(Ok(piece)))
             .await
             .map_err(|_| ReadError::Abandoned)?
             .map_err(|_| ReadError::Abandoned)

@@ -24,9 +24,8 @@ impl OpenPage {
             Err(error) => Err(error),
         };
         match result {
-            // Where finishing fails, the reader is gone, and there is nobody to tell.
-            Ok(trailer) => drop(out.finish(&trailer).await),
-            Err(error) => out.fail(error).await,
+            Ok(trailer) => out.finish(&trailer).await,
+            Err(error) => out.fail(error),
         }
     }
 

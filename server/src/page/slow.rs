@@ -1,4 +1,5 @@
-//! Tests that a slow reader gets shorter pages, and all of the rows.
+//! Tests that a slow reader gets shorter pages and all of the rows, and that one which stands still
+//! is cut off.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Format, Opened, Output, PAGE_ROWS, PageRequest, Since};
+use super::{Format, Opened, Output, PAGE_ROWS, PAGE_TIME_MAX, PageRequest, ReadError, Since};
 use crate::admin::{self, EnableOptions};
 use crate::cursor::Cursor;
 use crate::node::Node;
@@ -37,15 +38,15 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     });
     let mut body = Vec::new();
     while let Some(chunk) = chunks.recv().await {
-        body.extend_from_slice(&chunk.unwrap());
+        body.extend_from_slice(chunk.unwrap().bytes());
         tokio::time::sleep(PAUSE).await;
     }
     serde_json::from_slice(&body).unwrap()
 }
 
-#[tokio::test]
-async fn a_slow_reader_gets_shorter_pages_and_every_row() {
-    let database = Database::create("slow").await.unwrap();
+/// A database with 12 MB of products.
+async fn products(name: &str) -> Database {
+    let database = Database::create(name).await.unwrap();
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
     admin::migrate(&mut connection).await.unwrap();
     let table = "create table product (id int primary key, name text);
@@ -54,6 +55,12 @@ async fn a_slow_reader_gets_shorter_pages_and_every_row() {
     admin::enable(&mut connection, "product", &EnableOptions::default())
         .await
         .unwrap();
+    database
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_shorter_pages_and_every_row() {
+    let database = products("slow").await;
     let node = Arc::new(Node::new(database.pool().await.unwrap()));
     let mut since = Since::Nothing;
     let (mut rows, mut pages) = (0, 0);
@@ -70,4 +77,37 @@ async fn a_slow_reader_gets_shorter_pages_and_every_row() {
     }
     assert_eq!(rows, 12000);
     assert!(pages > 3, "12 MB in {pages} pages");
+}
+
+/// Nobody waits for it, least of all a connection to Postgres; and what it finds in the end is cut off.
+#[tokio::test]
+async fn a_reader_that_stands_still_is_cut_off() {
+    let database = products("still").await;
+    let node = Node::new(database.pool().await.unwrap());
+    // In the middle of the rows, and where only the end is to come.
+    for rows in [PAGE_ROWS, 300] {
+        stand_still(&node, rows).await;
+    }
+}
+
+async fn stand_still(node: &Node, limit: u64) {
+    let request = PageRequest {
+        since: Since::Nothing,
+        entities: None,
+        limit,
+        time_max: PAGE_TIME_MAX,
+        format: Format::Json,
+    };
+    let Opened::Page(page) = super::open(node, request).await.unwrap() else {
+        panic!("this is a primary");
+    };
+    let (sender, mut chunks) = mpsc::channel(1);
+    let output = Output::new(Format::Json, sender).with_send_wait_max(PAUSE);
+    let samples = Samples::default();
+    let sent = page.send(node, &samples, output);
+    let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
+    sent.expect("the page has let go of its connection");
+    assert!(chunks.recv().await.unwrap().is_ok());
+    assert!(matches!(chunks.recv().await, Some(Err(ReadError::Abandoned))));
+    assert!(chunks.recv().await.is_none());
 }

@@ -1,6 +1,6 @@
 //! Which database a cursor belongs to: restores, copies and promotions, with real servers.
 
-use highwater_server::admin;
+use highwater_server::{ServeOptions, admin};
 use highwater_testbed::{Cluster, Profile};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
@@ -22,8 +22,8 @@ async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {
 
 async fn refusal(pool: &PgPool) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refused =
-        highwater_server::serve(listener, pool.clone(), tokio_util::sync::CancellationToken::new()).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let refused = highwater_server::serve(listener, pool.clone(), ServeOptions::default(), stop).await;
     refused.unwrap_err().to_string()
 }
 

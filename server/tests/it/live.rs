@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use highwater_server::admin;
+use highwater_server::{ServeOptions, admin};
 use serde_json::Value;
 
-use crate::rig::{Copy, Pull as _, Rig};
+use crate::rig::{Copy, Pull as _, Rig, Served};
 
 const TABLES: &str = "create table product (id int primary key, name text); create table price (id int primary key, amount int);
     insert into product select g, 'p' || g from generate_series(1, 20) g";
@@ -237,4 +237,20 @@ async fn first_pulls_that_begin_together_share_their_pages() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let begun = transactions(&rig).await - before;
     assert!(begun < 200, "{begun} transactions for 100 first pulls of 4 pages");
+}
+
+/// Between two ticks Postgres is left alone, however long somebody waits.
+#[tokio::test]
+async fn with_a_longer_tick_postgres_is_asked_less() {
+    let (mut rig, since) = rig().await;
+    let options = ServeOptions {
+        tick: Duration::from_secs(10),
+        ..ServeOptions::default()
+    };
+    rig.server = Served::start_with(&rig.pool, options).await;
+    let before = transactions(&rig).await;
+    let page = rig.server.page(&format!("since={since}&wait=3")).await;
+    assert_eq!(changes(&page), 0);
+    let begun = transactions(&rig).await - before;
+    assert!(begun < 25, "{begun} transactions in three seconds");
 }

@@ -9,6 +9,7 @@
 
 mod adopting;
 mod bounds;
+mod caching;
 mod dates;
 mod deltas;
 mod durability;
@@ -16,6 +17,7 @@ mod enabling;
 mod formats;
 mod identity;
 mod live;
+mod overload;
 mod problems;
 mod program;
 mod retention;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
 pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
@@ -84,6 +85,10 @@ impl Rig {
 
 impl Served {
     pub(crate) async fn start(pool: &PgPool) -> Self {
+        Self::start_with(pool, ServeOptions::default()).await
+    }
+
+    pub(crate) async fn start_with(pool: &PgPool, options: ServeOptions) -> Self {
         // What the server logs shows with a test that fails.
         let log = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -92,7 +97,12 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        tokio::spawn(highwater_server::serve(listener, pool.clone(), shutdown.clone()));
+        tokio::spawn(highwater_server::serve(
+            listener,
+            pool.clone(),
+            options,
+            shutdown.clone(),
+        ));
         Self {
             address,
             // Tests look at bodies as they travel.
