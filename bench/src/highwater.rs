@@ -22,6 +22,8 @@ const SERVER_START_MAX: Duration = Duration::from_secs(30);
 /// How long a line of the server's log may take to arrive.
 const LOG_WAIT_MAX: Duration = Duration::from_secs(10);
 const LOG_POLL: Duration = Duration::from_millis(5);
+/// The most connections to Postgres that a server is given.
+pub(crate) const POOL_CONNECTIONS_MAX: u64 = 16;
 /// How much of what a server said before it failed is shown.
 const LOG_LINES_SHOWN_MAX: usize = 20;
 
@@ -66,6 +68,7 @@ impl Server {
     pub(crate) async fn start(stage: &Stage, database: &Database) -> Result<Self> {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
         let mut command = server_program(&stage.programs.server, database, &arguments);
+        command.args(["--pool-size", &POOL_CONNECTIONS_MAX.to_string()]);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::spawn(command).context("cannot run highwater-server")?;
         let log = process
@@ -75,7 +78,7 @@ impl Server {
         let (ready, address) = oneshot::channel();
         let answered = Answered::default();
         let noted = Arc::clone(&answered);
-        thread::spawn(move || follow(log, ready, &noted));
+        thread::spawn(move || read_log(log, ready, &noted));
         let address = tokio::time::timeout(SERVER_START_MAX, address)
             .await
             .with_context(|| format!("the server did not start in {} s", SERVER_START_MAX.as_secs()))??
@@ -122,6 +125,17 @@ pub(crate) fn pull(stage: &Stage, server: &str, store: &Path, limit: Option<u64>
     }
     plain(&mut command);
     command
+}
+
+/// The client's `run`, which is live; it says nothing, and ends when it is dropped.
+pub(crate) fn follow(stage: &Stage, server: &str, store: &Path) -> Result<Process> {
+    let mut command = Command::new(&stage.programs.client);
+    command
+        .args(["run", "--quiet", "--server", server, "--store"])
+        .arg(store);
+    plain(&mut command);
+    command.stdout(Stdio::null());
+    Process::spawn(command).context("cannot run highwater")
 }
 
 /// Pulls by the clock.
@@ -176,7 +190,7 @@ fn plain(command: &mut Command) {
 /// Reads a server's log to its end, since a server whose log nobody reads would stand still. Tells
 /// the address once it is there, or the end of the log where it never is, and notes who was
 /// answered.
-fn follow(log: ChildStderr, ready: oneshot::Sender<Result<String, String>>, answered: &Answered) {
+fn read_log(log: ChildStderr, ready: oneshot::Sender<Result<String, String>>, answered: &Answered) {
     let mut ready = Some(ready);
     let mut said = VecDeque::new();
     // The pipe breaks when the server ends, and then there is no more to read.

@@ -1,7 +1,9 @@
 //! Measures Highwater beside what one would make by hand, with nothing set up before, and writes
 //! down what came of it.
 
+mod activity;
 mod benchmarks;
+mod caller;
 mod chart;
 mod data;
 mod figures;
@@ -9,12 +11,14 @@ mod highwater;
 mod link;
 mod machine;
 mod measure;
+mod open_files;
 mod outcome;
 mod pages;
 mod pipeline;
 mod program;
 mod report;
 mod stage;
+mod statements;
 mod watch;
 
 use std::io::{self, Write as _};
@@ -41,6 +45,7 @@ const ROWS_MIN: u64 = 20_000;
 const QUICK: Sizes = Sizes {
     rows: ROWS_MIN,
     pairs: 2,
+    hold: Duration::from_secs(3),
     quick: true,
 };
 
@@ -62,11 +67,14 @@ struct Options {
     /// How often each pair is measured.
     #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = RangedU64ValueParser::<u64>::new().range(1..=1000))]
     pairs: u64,
+    /// How long callers wait while nothing changes.
+    #[arg(long, default_value = "300s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    hold: Duration,
     /// The folder for the report [default: the documents of this workspace, and none with --only or --quick].
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Small tables and two pairs, only to see that everything works.
-    #[arg(long, conflicts_with_all = ["rows", "pairs"])]
+    #[arg(long, conflicts_with_all = ["rows", "pairs", "hold"])]
     quick: bool,
 }
 
@@ -87,7 +95,7 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.list {
         for benchmark in &benchmarks::ALL {
-            say(&format!("{:14} {}", benchmark.name, benchmark.measures))?;
+            say(&format!("{:17} {}", benchmark.name, benchmark.measures))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -113,9 +121,11 @@ async fn measure(options: &Options, chosen: &[&Benchmark]) -> anyhow::Result<()>
         Sizes {
             rows,
             pairs,
+            hold: options.hold,
             quick: false,
         }
     };
+    benchmarks::check(chosen, sizes)?;
     say("building the programs, starting Postgres")?;
     let stage = Stage::set(sizes).await?;
     let load = machine::load();
@@ -174,7 +184,9 @@ fn command(options: &Options) -> String {
     let sizes = if options.quick {
         " --quick".to_owned()
     } else {
-        format!(" --rows {} --pairs {}", options.rows, options.pairs)
+        let hold = humantime::format_duration(options.hold).to_string();
+        let hold = hold.replace(' ', "");
+        format!(" --rows {} --pairs {} --hold {hold}", options.rows, options.pairs)
     };
     format!("cargo run --release --locked -p highwater-bench --{only}{sizes}")
 }

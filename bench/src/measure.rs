@@ -21,6 +21,24 @@ impl Samples {
         }
     }
 
+    /// The least number that `share` of them do not exceed, such as 0.99.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let count = float(sorted.len() as u64);
+        let places = 1..=sorted.len();
+        let place = places
+            .into_iter()
+            .find(|place| float(*place as u64) >= share * count);
+        place
+            .and_then(|place| sorted.get(place - 1).copied())
+            .unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn sum(&self) -> f64 {
+        self.0.iter().sum()
+    }
+
     pub(crate) fn least(&self) -> f64 {
         self.0.iter().copied().fold(f64::NAN, f64::min)
     }
@@ -36,6 +54,13 @@ impl Samples {
             .zip(&other.0)
             .map(|(own, other)| own / other)
             .collect()
+    }
+}
+
+/// A single number.
+impl From<f64> for Samples {
+    fn from(value: f64) -> Self {
+        Self(vec![value])
     }
 }
 
@@ -99,6 +124,10 @@ mod tests {
             3.0_f64.to_bits()
         );
         assert!(samples(&[]).median().is_nan());
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(samples(&hundred).quantile(0.99).to_bits(), 99.0_f64.to_bits());
+        assert_eq!(samples(&[7.0]).quantile(0.99).to_bits(), 7.0_f64.to_bits());
+        assert!(samples(&[]).quantile(0.5).is_nan());
         assert_eq!(
             samples(&[2.0, 9.0]).over(&samples(&[4.0, 3.0])),
             samples(&[0.5, 3.0])

@@ -1,5 +1,5 @@
 //! What a benchmark is, and what comes of it: lines of numbers, each with the bar that it must
-//! keep below.
+//! keep to.
 
 use std::pin::Pin;
 
@@ -45,12 +45,14 @@ pub(crate) struct Line {
     pub(crate) bar: Option<Bar>,
 }
 
-/// What a line must keep at or below.
+/// What a line must keep to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bar {
-    /// The ratio of both columns.
+    /// The ratio of both columns, at most.
     Ratio(f64),
-    /// The number itself.
+    /// The ratio of both columns, at least.
+    RatioLeast(f64),
+    /// The number itself, at most.
     Value(f64),
 }
 
@@ -62,7 +64,10 @@ pub(crate) enum Unit {
     MicrosecondsPerRow,
     Mebibytes,
     Kibibytes,
-    Requests,
+    PercentOfACore,
+    RequestsPerSecond,
+    /// Whole things, of which this is the name.
+    Count(&'static str),
 }
 
 /// Bars beside each other, one group for each label.
@@ -115,6 +120,7 @@ impl Line {
     pub(crate) fn holds(&self) -> Option<bool> {
         match self.bar? {
             Bar::Ratio(most) => Some(self.ratio()?.median() <= most),
+            Bar::RatioLeast(least) => Some(self.ratio()?.median() >= least),
             Bar::Value(most) => Some(self.own.median() <= most),
         }
     }
@@ -128,7 +134,9 @@ impl Unit {
             Self::MicrosecondsPerRow => "µs a row",
             Self::Mebibytes => "MiB",
             Self::Kibibytes => "KiB",
-            Self::Requests => "requests",
+            Self::PercentOfACore => "% of a core",
+            Self::RequestsPerSecond => "requests a second",
+            Self::Count(things) => things,
         }
     }
 }
@@ -186,6 +194,8 @@ mod tests {
         assert_eq!(line.holds(), None);
         assert_eq!(line.clone().with_bar(Bar::Ratio(1.0)).holds(), Some(true));
         assert_eq!(line.clone().with_bar(Bar::Ratio(0.9)).holds(), Some(false));
+        assert_eq!(line.clone().with_bar(Bar::RatioLeast(1.0)).holds(), Some(true));
+        assert_eq!(line.clone().with_bar(Bar::RatioLeast(1.1)).holds(), Some(false));
         assert_eq!(line.with_bar(Bar::Value(1.9)).holds(), Some(false));
     }
 

@@ -118,8 +118,7 @@ impl Reader {
             let surplus = tail.len().saturating_sub(TAIL_BYTES_MAX);
             tail.drain(..surplus);
         }
-        let last = tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
-        serde_json::from_slice(last.unwrap_or_default()).context("a page without its trailer")
+        trailer(&tail)
     }
 
     async fn ask(&self, path: &str, form: Form, encoding: Encoding) -> Result<reqwest::Response> {
@@ -138,6 +137,12 @@ impl Reader {
         );
         Ok(response)
     }
+}
+
+/// The last line of a page in COPY blocks.
+pub(crate) fn trailer(page: &[u8]) -> Result<Trailer> {
+    let last = page.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+    serde_json::from_slice(last.unwrap_or_default()).context("a page without its trailer")
 }
 
 /// The path of one page; a cursor needs no escaping.

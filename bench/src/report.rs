@@ -101,7 +101,9 @@ fn summary(measured: &[Measured<'_>]) -> String {
     for Measured { benchmark, outcome } in measured {
         for line in outcome.lines.iter().filter(|line| line.bar.is_some()) {
             let number = match line.bar {
-                Some(Bar::Ratio(_)) => line.ratio().as_ref().map(spread).unwrap_or_default(),
+                Some(Bar::Ratio(_) | Bar::RatioLeast(_)) => {
+                    line.ratio().as_ref().map(spread).unwrap_or_default()
+                }
                 _ => format!("{} {}", spread(&line.own), line.unit.name()),
             };
             let link = format!("[{0}](#{0})", benchmark.name);
@@ -114,6 +116,7 @@ fn summary(measured: &[Measured<'_>]) -> String {
 fn bar(line: &Line) -> String {
     match line.bar {
         Some(Bar::Ratio(most)) => format!("ratio ≤ {}", figure(most)),
+        Some(Bar::RatioLeast(least)) => format!("ratio ≥ {}", figure(least)),
         Some(Bar::Value(most)) => format!("≤ {} {}", figure(most), line.unit.name()),
         None => String::new(),
     }

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use highwater_testbed::programs::{self, Programs};
@@ -29,6 +30,8 @@ pub(crate) struct Sizes {
     pub(crate) rows: u64,
     /// How often each pair is measured.
     pub(crate) pairs: usize,
+    /// How long callers wait while nothing changes.
+    pub(crate) hold: Duration,
     /// Whether this is only to see that everything works.
     pub(crate) quick: bool,
 }
@@ -170,6 +173,30 @@ impl Stage {
         Ok(setting.fetch_one(&mut self.admin().await?).await?)
     }
 
+    /// Changes settings of the whole Postgres; `None` sets one back to what it was.
+    pub(crate) async fn configure(&self, settings: &[(&str, Option<&str>)]) -> Result<()> {
+        let mut admin = self.admin().await?;
+        for (name, value) in settings {
+            let change = match value {
+                Some(value) => format!("set {name} = '{value}'"),
+                None => format!("reset {name}"),
+            };
+            execute(&mut admin, format!("alter system {change}")).await?;
+        }
+        execute(&mut admin, "select pg_reload_conf()".to_owned()).await
+    }
+
+    /// The file that Postgres logs to.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.cluster.log_file()
+    }
+
+    /// A connection to no database of a benchmark's.
+    pub(crate) async fn admin(&self) -> Result<PgConnection> {
+        let options: PgConnectOptions = self.cluster.url("postgres").parse()?;
+        Ok(options.connect().await?)
+    }
+
     /// Finds out now, and not after minutes, that a program is missing.
     async fn check_programs(&self) -> Result<()> {
         let psql = self.cluster.bin_dir().join("psql");
@@ -190,11 +217,6 @@ impl Stage {
 
     fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
-    }
-
-    async fn admin(&self) -> Result<PgConnection> {
-        let options: PgConnectOptions = self.cluster.url("postgres").parse()?;
-        Ok(options.connect().await?)
     }
 
     async fn pool(&self, name: &str) -> Result<PgPool> {

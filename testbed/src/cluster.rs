@@ -104,6 +104,11 @@ impl Cluster {
         self.folder.path().join("data")
     }
 
+    /// The file that Postgres logs to.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     /// The folder of the server's programs; [`Cluster::command`] runs them.
     pub fn bin_dir(&self) -> &Path {
         &self.binaries.folder
@@ -246,10 +251,7 @@ impl Cluster {
     }
 
     fn try_start(&mut self) -> Result<()> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))?;
+        let log = File::options().create(true).append(true).open(self.log_file())?;
         let mut command = self.command("postgres");
         command
             .arg("-D")
@@ -290,7 +292,7 @@ impl Cluster {
 
     /// The end of the server's log.
     fn log(&self) -> Result<String> {
-        let text = fs::read(self.folder.path().join("log"))?;
+        let text = fs::read(self.log_file())?;
         let shown = text.len().saturating_sub(LOG_BYTES_SHOWN_MAX);
         Ok(String::from_utf8_lossy(text.get(shown..).unwrap_or_default()).into_owned())
     }

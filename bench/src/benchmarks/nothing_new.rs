@@ -56,7 +56,7 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         time.with_bar(Bar::Value(MILLISECONDS_MAX)),
         Line::alone(
             "requests of such a pull",
-            Unit::Requests,
+            Unit::Count("requests"),
             [float(requests as u64)].into_iter().collect(),
         )
         .with_bar(Bar::Value(REQUESTS_MAX)),
