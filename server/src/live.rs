@@ -39,8 +39,12 @@ pub async fn answer(
     stop: &CancellationToken,
 ) -> Result<Answer, ReadError> {
     let until = Instant::now() + wait;
-    // Begun after the request arrived: who commits and then asks, finds the commit.
-    let mut view = watcher.fresh().await;
+    let (mut view, mut is_fresh) = match watcher.latest() {
+        // The next look is near, and wakes.
+        Some(latest) if !wait.is_zero() => (Some(latest), false),
+        // Begun after the request arrived: who commits and then asks, finds the commit.
+        _ => (watcher.fresh().await, true),
+    };
     // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
@@ -69,7 +73,14 @@ pub async fn answer(
                 });
             }
         }
-        turn.rest()?;
+        if let Err(refused) = turn.rest() {
+            // Unless it was not the latest that it has been told, there is nothing to tell it.
+            if is_fresh {
+                return Err(refused);
+            }
+            (view, is_fresh) = (watcher.fresh().await, true);
+            continue;
+        }
         view = match view {
             None => None,
             Some(seen) => tokio::select! {

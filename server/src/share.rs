@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use highwater_shared::EntityName;
 use moka::future::Cache;
+use moka::ops::compute::Op;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
@@ -150,7 +151,12 @@ impl SharedPages {
             if is_midway || view.is_seen_by(&page.snapshot, request.entities.as_deref()) {
                 return Some(Handed::Whole(page));
             }
-            self.pages.invalidate(&question).await;
+            // Another caller may have put a newer one in its place.
+            let stale = |entry: Option<moka::Entry<_, Arc<SharedPage>>>| {
+                let is_stale = entry.is_some_and(|entry| Arc::ptr_eq(entry.value(), &page));
+                std::future::ready(if is_stale { Op::Remove } else { Op::Nop })
+            };
+            self.pages.entry(question.clone()).and_compute_with(stale).await;
         }
         None
     }

@@ -3,7 +3,18 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Callers that have connected and not been accepted yet. Where more come in one moment, as when a server
+/// comes back to its fleet, the system lets them try again after a second.
+const BACKLOG: i32 = 4096;
+
+/// Has the listener take many callers who come in one moment.
+pub(super) fn widen(listener: &TcpListener) {
+    if let Err(error) = socket2::SockRef::from(listener).listen(BACKLOG) {
+        tracing::debug!(%error, "the listener keeps its backlog");
+    }
+}
 
 /// Sets what a response needs to arrive soon, or to be given up.
 pub(super) fn prepare(stream: &TcpStream, send_wait_max: Duration) {

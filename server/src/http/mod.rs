@@ -108,6 +108,7 @@ pub async fn serve(
     };
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
+    connection::widen(&listener);
     let listener = listener.tap_io(move |stream| connection::prepare(stream, send_wait_max));
     let app = router(shared, own_id).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use self::view::View;
-use self::view::Watched;
+use self::view::{Ground, Watched};
 use crate::database::Connection;
 use crate::entity::Entity;
 use crate::node::Node;
@@ -102,6 +102,11 @@ impl Watcher {
         }
     }
 
+    /// What the last look has shown.
+    pub fn latest(&self) -> Option<Arc<View>> {
+        self.looks.borrow().view.clone()
+    }
+
     /// What a look shows that is begun after this was called; `None` where none can be had.
     pub async fn fresh(&self) -> Option<Arc<View>> {
         let mut looks = self.looks.subscribe();
@@ -119,19 +124,24 @@ impl Watcher {
         names: Option<&[EntityName]>,
         until: Instant,
     ) -> Option<Arc<View>> {
-        let mut changes = {
+        let (mut changes, is_first) = {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            groups.entry(names.map(<[_]>::to_vec)).or_default().subscribe()
+            let is_first = groups.is_empty();
+            let group = groups.entry(names.map(<[_]>::to_vec)).or_default();
+            (group.subscribe(), is_first)
         };
-        // What changed before this subscribed; and the pause under way may be that of an idle server.
-        let now = self.looks.borrow().view.clone();
+        // What changed before this subscribed.
+        let now = self.latest();
         if now.as_ref().is_some_and(|now| now.differs(view, names)) {
             return now;
         }
-        self.wanted.notify_one();
+        if is_first {
+            // The pause under way is that of an idle server.
+            self.wanted.notify_one();
+        }
         match timeout_at(until, changes.changed()).await {
             Ok(_) => changes.borrow_and_update().clone(),
-            Err(_) => self.looks.borrow().view.clone(),
+            Err(_) => self.latest(),
         }
     }
 
@@ -204,15 +214,18 @@ async fn look_closely(
         .flat_map(|last| &last.entities)
         .map(|watched| (watched.entity.covered.number, watched))
         .collect();
-    let now = Arc::new(look.moment.snapshot.clone());
+    let now = Arc::new(Ground {
+        snapshot: look.moment.snapshot.clone(),
+        wal: look.moment.stands_on(),
+    });
     let watched = |entity: &Entity| {
         let number = entity.covered.number;
-        let same = before
-            .get(&number)
-            .filter(|before| before.entity.covered == entity.covered && !look.is_changed(number));
+        let known = before.get(&number);
+        let known = known.filter(|known| known.entity.covered == entity.covered);
+        let known = known.filter(|_| !look.is_changed(number));
         Watched {
             entity: entity.clone(),
-            changed: same.map_or_else(|| Arc::clone(&now), |before| Arc::clone(&before.changed)),
+            changed: known.map_or_else(|| Arc::clone(&now), |known| Arc::clone(&known.changed)),
         }
     };
     Ok(Some(View {
@@ -261,7 +274,7 @@ mod tests {
                 break view;
             }
         };
-        assert_eq!(*changed(&third), third.moment.snapshot);
+        assert_eq!(changed(&third).snapshot, third.moment.snapshot);
         stop.cancel();
         watching.await.unwrap();
         connection.close().await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use highwater_shared::{EntityName, Trailer};
 
-use crate::cursor::{Cursor, Seen};
+use crate::cursor::{Cursor, Lsn, Seen};
 use crate::database::Moment;
 use crate::entity::Entity;
 use crate::page::{self, Evidence, NO_SCOPE, PageRequest, Since, Standing};
@@ -23,9 +23,17 @@ pub struct View {
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
     pub(super) entity: Entity,
-    /// The first snapshot since the server's start that has seen the latest change of it. Whoever
+    /// The first moment since the server's start at which its latest change had been seen. Whoever
     /// has seen as much lacks nothing of the entity.
-    pub(super) changed: Arc<Snapshot>,
+    pub(super) changed: Arc<Ground>,
+}
+
+/// What had been seen at one moment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ground {
+    pub(super) snapshot: Snapshot,
+    /// The last byte of the log that it may stand on.
+    pub(super) wal: Lsn,
 }
 
 impl View {
@@ -44,7 +52,8 @@ impl View {
         }
         let asked = self.asked(request.entities.as_deref())?;
         let lacks_nothing = asked.iter().all(|watched| {
-            seen.covers(&watched.changed) && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
+            seen.covers(&watched.changed.snapshot)
+                && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
         });
         lacks_nothing.then(|| self.trailer(cursor, &asked, samples))
     }
@@ -52,7 +61,11 @@ impl View {
     /// Whether a page with this snapshot holds every change that this view knows of.
     pub fn is_seen_by(&self, snapshot: &Snapshot, names: Option<&[EntityName]>) -> bool {
         let asked = self.asked(names);
-        asked.is_some_and(|asked| asked.iter().all(|watched| snapshot.covers(&watched.changed)))
+        asked.is_some_and(|asked| {
+            asked
+                .iter()
+                .all(|watched| snapshot.covers(&watched.changed.snapshot))
+        })
     }
 
     /// The entities asked for; `None` where one of them cannot be served as this view has it.
@@ -79,10 +92,18 @@ impl View {
 
     fn trailer(&self, cursor: &Cursor, asked: &[&Watched], samples: &Samples) -> Trailer {
         let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
+        // Since the latest change of any of them nothing of theirs has changed, so all who lack nothing
+        // get the same cursor, whenever they ask and whatever else was committed. They share a page then.
+        let changed = asked.iter().map(|watched| &watched.changed);
+        let ground = changed.max_by_key(|ground| (ground.snapshot.xmax(), ground.snapshot.xmin()));
+        let (seen, wal) = ground.map_or_else(
+            || (self.moment.snapshot.clone(), self.moment.stands_on()),
+            |ground| (ground.snapshot.clone(), ground.wal),
+        );
         let next = Cursor {
             source: self.moment.source,
-            wal: self.moment.stands_on().max(cursor.wal),
-            seen: Seen::Snapshot(self.moment.snapshot.clone()),
+            wal,
+            seen: Seen::Snapshot(seen),
             covered: asked.iter().map(|watched| watched.entity.covered).collect(),
             last_sync_date,
             ..cursor.clone()

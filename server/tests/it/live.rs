@@ -254,3 +254,28 @@ async fn with_a_longer_tick_postgres_is_asked_less() {
     let begun = transactions(&rig).await - before;
     assert!(begun < 25, "{begun} transactions in three seconds");
 }
+
+/// So they share what comes next, and it is read once.
+#[tokio::test]
+async fn all_who_lack_nothing_have_one_cursor_whatever_else_is_committed() {
+    let (rig, since) = rig().await;
+    rig.run("create table other (id int)").await;
+    let mut cursors = Vec::new();
+    for id in 0..20 {
+        rig.run(&format!("insert into other values ({id})")).await;
+        let last = cursors.last().unwrap_or(&since);
+        for since in [since.clone(), last.clone()] {
+            let page = rig.server.page(&format!("since={since}")).await;
+            assert_eq!(changes(&page), 0);
+            let next = page["next"].as_str().unwrap().to_owned();
+            cursors.push(next);
+        }
+    }
+    cursors.dedup();
+    assert_eq!(cursors.len(), 1);
+    rig.run("update product set name = 'new' where id = 7").await;
+    let page = rig.server.page(&format!("since={}", cursors[0])).await;
+    assert_eq!(changes(&page), 1);
+    let since = page["next"].as_str().unwrap();
+    assert_eq!(changes(&rig.server.page(&format!("since={since}")).await), 0);
+}
