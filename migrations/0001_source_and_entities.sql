@@ -64,11 +64,19 @@ create table highwater.tombstone (
     changed_date timestamptz not null,
     key text[] not null,
     -- The row's value of the scope column, for entities that have one.
-    scope text
+    scope text,
+    -- Whether the row went to another scope, where it lives on.
+    left_scope boolean not null default false
 );
 
 create index tombstone_xid on highwater.tombstone (entity, changed_xid, number);
 create index tombstone_date on highwater.tombstone (entity, changed_date, number);
+
+-- For callers who see some scopes only: what they are told must not cost what all others did. The
+-- cast is there for the planner, which without statistics may take the indexes above, and then does
+-- not when it is asked for the cast.
+create index tombstone_scope_xid on highwater.tombstone ((entity::bigint), scope, changed_xid, number) where scope is not null;
+create index tombstone_scope_date on highwater.tombstone ((entity::bigint), scope, changed_date, number) where scope is not null;
 
 -- A truncate leaves no keys to bury: the entity begins anew for whoever has not seen it.
 create table highwater.truncation (

@@ -104,10 +104,14 @@ declare
     new_place text := (select string_agg(format('new.%I', c), ', ' order by n) from unnest(place) with ordinality k (c, n));
     keep text := coalesce((select string_agg(format('seen.%1$I := old.%1$I; ', c), '') from unnest(kept) c), '');
     same text := case when keep = '' then 'new operator(pg_catalog.*=) old' else 'seen operator(pg_catalog.*=) old' end;
+    new_key text := (select string_agg(format('new.%I::text', c), ', ' order by n)
+                     from unnest(entity.key_columns) with ordinality k (c, n));
     scope text := case when entity.scope_column is null then 'null' else format('old.%I::text', entity.scope_column) end;
+    scope_type text := (select format_type(highwater.base_type(a.atttypid), null) from pg_attribute a
+                        where a.attrelid = entity.relation and a.attname = entity.scope_column and not a.attisdropped);
     -- Keys of other types than these may print as the session's settings say, or hold what does;
     -- the tombstone's must not.
-    settings text := case when entity.key_types <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
+    settings text := case when array_remove(entity.key_types || scope_type, null) <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
                                'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
                           then ''
                           else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
@@ -159,6 +163,7 @@ begin
         declare
             key text[];
             scope text;
+            left_scope boolean := false;
             xid xid8 := pg_current_xact_id();
         begin
             -- `purge` records how far it went instead. The id in the setting is that of the
@@ -170,6 +175,7 @@ begin
             begin
                 key := array[%3$s];
                 scope := %4$s;
+                left_scope := tg_op = 'UPDATE' and key = array[%5$s];
             exception when others then
                 key := highwater.key_of(tg_relid, old::text);
             end;
@@ -177,8 +183,8 @@ begin
                 -- Nothing but the whole entity can be called gone then.
                 insert into highwater.truncation (entity, changed_xid, changed_date) values (%1$s, xid, clock_timestamp());
             else
-                insert into highwater.tombstone (entity, changed_xid, changed_date, key, scope)
-                values (%1$s, xid, clock_timestamp(), key, scope);
+                insert into highwater.tombstone (entity, changed_xid, changed_date, key, scope, left_scope)
+                values (%1$s, xid, clock_timestamp(), key, scope, left_scope);
             end if;
             if tg_op = 'UPDATE' then
                 new.changed_xid := xid;
@@ -187,7 +193,7 @@ begin
             return new;
         end
         $body$
-        $function$, entity.number, settings, old_key, scope);
+        $function$, entity.number, settings, old_key, scope, new_key);
 
     if entity.deleted_column is not null then
         execute format($function$

@@ -156,6 +156,14 @@ begin
             using hint = 'give the table a primary key of another type, such as bigint, text or uuid';
     end if;
 
+    select a.attname as name, highwater.key_column_fault(relation, a.attnum) as reason into fault
+    from pg_attribute a
+    where a.attrelid = relation and a.attname = scope and highwater.key_column_fault(relation, a.attnum) is not null;
+    if found then
+        raise exception 'the column % of % cannot be a scope: %', quote_ident(fault.name), relation, fault.reason
+            using hint = 'name a column of another type, such as bigint, text or uuid';
+    end if;
+
     select min(a.attname) as one, max(a.attname) as other into fault
     from pg_attribute a
     where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
@@ -274,17 +282,22 @@ language sql immutable
 as $$ select pg_catalog.format('highwater_%s_%s', number, kind) $$;
 
 -- What one of an entity's indexes is over: `xid` for changes since a snapshot, `date` for those
--- since a date, `deleted` for the flagged rows that a purge looks for.
+-- since a date, `deleted` for the flagged rows that a purge looks for, and `scope_xid` and
+-- `scope_date` for callers who see some scopes only. Null where the entity has no scope.
 create function highwater.index_definition(number integer, kind text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case kind
-           when 'xid' then format('(changed_xid, %s)', (select string_agg(quote_ident(k), ', ' order by n)
-                                                        from unnest(e.key_columns) with ordinality c (k, n)))
+           when 'xid' then '(changed_xid, ' || key.columns || ')'
            when 'date' then '(changed_date)'
-           when 'deleted' then '(changed_date) where deleted' end
-    from highwater.entity e where e.number = index_definition.number
+           when 'deleted' then '(changed_date) where deleted'
+           when 'scope_xid' then '(' || quote_ident(e.scope_column) || ', changed_xid, ' || key.columns || ')'
+           when 'scope_date' then '(' || quote_ident(e.scope_column) || ', changed_date)' end
+    from highwater.entity e
+    cross join lateral (select string_agg(quote_ident(k), ', ' order by n) as columns
+                        from unnest(e.key_columns) with ordinality c (k, n)) key
+    where e.number = index_definition.number
 $$;
 
 -- Flags the rows that the application's own column calls deleted, where that was not seen yet.
@@ -367,10 +380,12 @@ begin
             returning * into before;
         end if;
     end if;
-    if before.key_columns <> key_names then
+    foreach kind in array case when before.key_columns <> key_names then array['xid', 'scope_xid'] else '{}' end
+        || case when before.scope_column is distinct from after.scope_column then array['scope_xid', 'scope_date'] else '{}' end
+    loop
         execute format('drop index if exists %I.%I', (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                                                      where c.oid = enable.relation), highwater.index_name(before.number, 'xid'));
-    end if;
+                                                      where c.oid = enable.relation), highwater.index_name(before.number, kind));
+    end loop;
     if before.relation is distinct from enable.relation
        or (before.key_columns, before.key_types) is distinct from (key_names, after.key_types)
        or (before.chosen_columns, before.excluded_columns, before.scope_column)
@@ -398,7 +413,8 @@ begin
     perform highwater.add_triggers(relation, before.number);
     if whole then
         perform highwater.flag_deleted(relation);
-        foreach kind in array array['xid', 'date', 'deleted'] loop
+        foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
+            continue when after.scope_column is null and kind like 'scope%';
             execute format('create index if not exists %I on %s %s', highwater.index_name(before.number, kind),
                            relation, highwater.index_definition(before.number, kind));
         end loop;
@@ -429,7 +445,7 @@ begin
         execute format('drop function if exists highwater.%I()', 'bury_' || entity.number);
         execute format('drop function if exists highwater.%I()', 'flag_' || entity.number);
         select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
-        foreach kind in array array['xid', 'date', 'deleted'] loop
+        foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
             execute format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind));
         end loop;
     end if;

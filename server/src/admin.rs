@@ -19,8 +19,9 @@ const LOCK_ATTEMPTS_MAX: u32 = 30;
 /// What lies between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
-/// The indexes of an entity: for changes since a snapshot, since a date, and for flagged rows.
-const INDEXES: [&str; 3] = ["xid", "date", "deleted"];
+/// The indexes of an entity: for changes since a snapshot, since a date, for flagged rows, and for
+/// changes in a scope.
+const INDEXES: [&str; 5] = ["xid", "date", "deleted", "scope_xid", "scope_date"];
 
 /// The most rows of each kind that one transaction of a purge removes.
 const PURGE_BATCH_ROWS: i32 = 5_000;
@@ -184,6 +185,14 @@ async fn build_index(
     number: i32,
     kind: &str,
 ) -> Result<(), AdminError> {
+    let definition: Option<String> = sqlx::query_scalar("select highwater.index_definition($1, $2)")
+        .bind(number)
+        .bind(kind)
+        .fetch_one(&mut *connection)
+        .await?;
+    let Some(definition) = definition else {
+        return Ok(());
+    };
     // From the root down: each relation with its index's name, and that of its parent's index.
     let relations = sqlx::query(
         "select n.nspname::text as schema, c.relname::text as relation, p.isleaf or c.relkind = 'r' as leaf,
@@ -207,11 +216,6 @@ async fn build_index(
     .bind(kind)
     .fetch_all(&mut *connection)
     .await?;
-    let definition: String = sqlx::query_scalar("select highwater.index_definition($1, $2)")
-        .bind(number)
-        .bind(kind)
-        .fetch_one(&mut *connection)
-        .await?;
     for row in &relations {
         let name = |column: &str| row.try_get::<String, _>(column).map(|name| identifier(&name));
         let (schema, relation, index) = (name("schema")?, name("relation")?, name("index")?);
@@ -270,14 +274,14 @@ pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>
         "select e.name, case when c.oid is not null then e.relation::text end as table_name, e.key_columns,
              e.chosen_columns, coalesce(e.excluded_columns, '{}') as excluded, e.scope_column, e.deleted_column,
              nullif(c.reltuples, -1)::bigint as estimated_rows,
-             (select count(*) = $1 from pg_index i join pg_class ic on ic.oid = i.indexrelid
+             (select count(*) = (select count(highwater.index_definition(e.number, kind)) from unnest($1::text[]) kind)
+              from pg_index i join pg_class ic on ic.oid = i.indexrelid
               where i.indrelid = c.oid and i.indisvalid
-                and ic.relname in (select highwater.index_name(e.number, kind) from unnest($2::text[]) kind)) as indexed
+                and ic.relname in (select highwater.index_name(e.number, kind) from unnest($1::text[]) kind)) as indexed
          from highwater.entity e left join pg_class c on c.oid = e.relation
          where e.relation is not null
          order by e.name",
     )
-    .bind(i64::try_from(INDEXES.len()).unwrap_or(i64::MAX))
     .bind(&INDEXES[..])
     .fetch_all(connection)
     .await?;

@@ -61,7 +61,7 @@ pub enum Seen {
 pub struct Cursor {
     /// The database that it was made by.
     pub source: Source,
-    /// A hash of the scope that it was made for; 0 without one.
+    /// A hash of the scopes that it was made for, see [`crate::scope::Limits::hash`].
     pub scope: u64,
     /// The last byte of the log that it may stand on: who has the log beyond it has all that was
     /// seen.
@@ -96,6 +96,8 @@ pub struct Position {
     pub entity: i32,
     /// The step within the entity.
     pub step: Step,
+    /// The scope within the step, by its place among those that the caller may see.
+    pub scope: u32,
     /// The last row sent in the step; none at its start.
     pub after: Option<After>,
 }
@@ -169,6 +171,12 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(out.0)
     }
 
+    /// The numbers of the entities that it has to do with.
+    pub fn entities(&self) -> impl Iterator<Item = i32> {
+        let pulled = self.pull.iter().flat_map(|pull| &pull.pulled);
+        self.covered.iter().chain(pulled).map(|covered| covered.number)
+    }
+
     /// Reads the text of a cursor.
     pub fn decode(text: &str) -> Result<Self, CursorError> {
         if text.len() > CURSOR_CHARS_MAX {
@@ -226,11 +234,16 @@ mod tests {
         ];
         let key = proptest::collection::vec("[^\0]{0,9}", 0..4);
         let after = proptest::option::of((any::<u64>(), key).prop_map(|(order, key)| After { order, key }));
-        (snapshots(), covered(), any::<i32>(), step, after).prop_map(
-            |(target, pulled, entity, step, after)| Pull {
+        (snapshots(), covered(), any::<i32>(), step, any::<u32>(), after).prop_map(
+            |(target, pulled, entity, step, scope, after)| Pull {
                 target,
                 pulled,
-                position: Position { entity, step, after },
+                position: Position {
+                    entity,
+                    step,
+                    scope,
+                    after,
+                },
             },
         )
     }

@@ -210,11 +210,13 @@ impl Connection {
             "select * from ({MOMENT}) moment cross join (select ({SIGNATURE}) as signature) catalog left join ({}) probe on true",
             probe.text
         );
-        let rows = sqlx::query(AssertSqlSafe(statement))
+        let mut query = sqlx::query(AssertSqlSafe(statement))
             .bind(&probe.xids)
-            .bind(&probe.bound)
-            .fetch_all(self.get()?)
-            .await?;
+            .bind(&probe.bound);
+        for scopes in &probe.scopes {
+            query = query.bind(scopes);
+        }
+        let rows = query.fetch_all(self.get()?).await?;
         let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let moment = Moment::read(first, claim)?;
         Ok((moment, first.try_get("signature")?, rows))

@@ -37,6 +37,8 @@ pub struct Entity {
     pub columns: Vec<Column>,
     /// The key's columns, in the order of the key.
     pub key: Vec<KeyColumn>,
+    /// The column that limits which rows a caller may see.
+    pub scope: Option<ScopeColumn>,
     /// Changes whenever columns, types or key change.
     pub fingerprint: String,
     /// Rows by Postgres' statistics.
@@ -59,6 +61,15 @@ pub struct KeyColumn {
     pub cast: String,
     /// Its type, as the wire names it.
     pub type_name: String,
+}
+
+/// The column of a scope.
+#[derive(Clone, Debug)]
+pub struct ScopeColumn {
+    /// Its name, unquoted.
+    pub column: String,
+    /// Its type, to cast text to.
+    pub cast: String,
 }
 
 impl Entity {
@@ -142,6 +153,8 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
         select nullif(sum(greatest(l.reltuples, 0)), 0)::bigint
         from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid and p.isleaf)
     else nullif(greatest(c.reltuples, -1), -1)::bigint end as estimated_rows,
+    e.scope_column, (select format_type(a.atttypid, a.atttypmod) from pg_attribute a
+                     where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped) as scope_cast,
     published.names, published.types, published.fingerprint,
     key.names as key_names, key.types as key_types, key.casts as key_casts,
     e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,
@@ -242,6 +255,10 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
             })
             .collect(),
         table,
+        scope: row
+            .try_get::<Option<_>, _>("scope_column")?
+            .zip(row.try_get::<Option<_>, _>("scope_cast")?)
+            .map(|(column, cast)| ScopeColumn { column, cast }),
         fingerprint: row.try_get("fingerprint")?,
         estimated_rows: row
             .try_get::<Option<i64>, _>("estimated_rows")?

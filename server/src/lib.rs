@@ -18,6 +18,7 @@ pub mod node;
 pub mod page;
 pub mod quoting;
 pub mod samples;
+pub mod scope;
 pub mod share;
 pub mod snapshot;
 mod standby;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
 use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError};
+use crate::scope::Limits;
 use crate::share::{Handed, SharedPage, SharedPages};
 use crate::turns::Turn;
 use crate::watch::Watcher;
@@ -48,13 +49,17 @@ pub async fn answer(
     // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
+        let limits = match &view {
+            Some(view) => node.limits(view.entities(), &request.scopes).await?,
+            None => Limits::default(),
+        };
         let known = view
             .as_ref()
-            .and_then(|view| view.nothing_new(&request, &watcher.samples));
+            .and_then(|view| view.nothing_new(&request, &limits, &watcher.samples));
         match (known, &view) {
             (Some(trailer), _) if is_over => return Ok(Answer::Nothing(trailer)),
             (Some(_), _) => {}
-            (None, Some(seen)) => match Box::pin(pages.get(node, watcher, &request, seen)).await {
+            (None, Some(seen)) => match Box::pin(pages.get(node, watcher, &request, seen, &limits)).await {
                 Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),
                 Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
                 Some(Handed::Whole(_)) => {}
@@ -86,7 +91,7 @@ pub async fn answer(
             Some(seen) => tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(seen),
-                changed = watcher.changed(&seen, request.entities.as_deref(), until) => changed,
+                changed = watcher.changed(&seen, &request, &limits, until) => changed,
             },
         };
         turn.resume().await;

@@ -1,12 +1,20 @@
 //! The Postgres that this server reads from, a primary or a standby, and what is remembered of it.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use sqlx::PgPool;
+use moka::future::Cache;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::catalog::Catalog;
 use crate::database::Connection;
+use crate::entity::Entity;
+use crate::scope::{Limits, Scopes};
 use crate::standby::Claim;
+
+/// Values of scopes that are remembered, and how long: an enum may get another value.
+const VALUES_MAX: u64 = 100_000;
+const VALUE_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// A Postgres to read from.
 #[derive(Debug)]
@@ -16,6 +24,8 @@ pub struct Node {
     pub(crate) catalog: Catalog,
     /// What a standby could claim last; `None` as long as only a primary has been met.
     claim: Mutex<Option<Claim>>,
+    /// Values of scopes as Postgres prints them, by type; `None` for what is no value of the type.
+    values: Cache<(String, String), Option<String>>,
 }
 
 impl Node {
@@ -25,12 +35,63 @@ impl Node {
             pool,
             catalog: Catalog::default(),
             claim: Mutex::default(),
+            values: Cache::builder()
+                .max_capacity(VALUES_MAX)
+                .time_to_live(VALUE_AGE_MAX)
+                .build(),
         }
     }
 
     /// Takes a connection.
     pub async fn connect(&self) -> Result<Connection, sqlx::Error> {
         Connection::acquire(&self.pool).await
+    }
+
+    /// What may be seen of these entities by a caller with these scopes.
+    pub(crate) async fn limits<'e>(
+        &self,
+        entities: impl IntoIterator<Item = &'e Entity>,
+        scopes: &Scopes,
+    ) -> Result<Limits, sqlx::Error> {
+        let mut limits = Limits::default();
+        for entity in entities {
+            let (Some(values), Some(scope)) = (scopes.values(entity), &entity.scope) else {
+                continue;
+            };
+            let mut printed = Vec::with_capacity(values.len());
+            for value in values {
+                printed.extend(self.printed(&scope.cast, value).await?);
+            }
+            printed.sort_unstable();
+            printed.dedup();
+            limits.0.insert(entity.covered.number, printed);
+        }
+        Ok(limits)
+    }
+
+    /// A value as Postgres prints it, since tombstones hold it so: 07 is 7 to an integer. `None` where
+    /// it is no value of the type, and no row can have it.
+    async fn printed(&self, cast: &str, value: &str) -> Result<Option<String>, sqlx::Error> {
+        let key = (cast.to_owned(), value.to_owned());
+        if let Some(known) = self.values.get(&key).await {
+            return Ok(known);
+        }
+        let mut connection = self.connect().await?;
+        // With the settings of a page, which are those of the triggers.
+        connection.begin(&[]).await?;
+        let printed = sqlx::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
+            .bind(value)
+            .fetch_one(connection.get()?)
+            .await;
+        let printed = match printed {
+            Ok(printed) => Some(printed),
+            Err(error) if is_no_value(&error) => None,
+            Err(error) => return Err(error),
+        };
+        connection.end().await?;
+        connection.give_back();
+        self.values.insert(key, printed.clone()).await;
+        Ok(printed)
     }
 
     /// Whether it was a standby when it was met last.
@@ -48,4 +109,12 @@ impl Node {
     pub(crate) fn remember(&self, claim: Option<Claim>) {
         *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = claim;
     }
+}
+
+/// A text that is no value of a type, or breaks what a domain demands.
+fn is_no_value(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }

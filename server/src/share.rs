@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
 use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since};
+use crate::scope::{Limits, Scopes};
 use crate::snapshot::Snapshot;
 use crate::watch::{View, Watcher};
 
@@ -80,6 +81,7 @@ struct Question {
     /// A cursor; nothing for a first pull.
     since: Option<String>,
     entities: Option<Vec<EntityName>>,
+    scopes: Arc<Scopes>,
     limit: u64,
     format: Format,
 }
@@ -111,6 +113,7 @@ impl SharedPages {
         watcher: &Arc<Watcher>,
         request: &PageRequest,
         view: &View,
+        limits: &Limits,
     ) -> Option<Handed> {
         let (since, is_midway) = match &request.since {
             Since::Nothing => (None, false),
@@ -126,6 +129,7 @@ impl SharedPages {
         let question = Question {
             since,
             entities: request.entities.clone(),
+            scopes: Arc::clone(&request.scopes),
             limit: request.limit,
             format: request.format,
         };
@@ -148,7 +152,7 @@ impl SharedPages {
                 }
                 page = &mut shared => page.ok()?,
             };
-            if is_midway || view.is_seen_by(&page.snapshot, request.entities.as_deref()) {
+            if is_midway || view.is_seen_by(&page.snapshot, request.entities.as_deref(), limits) {
                 return Some(Handed::Whole(page));
             }
             // Another caller may have put a newer one in its place.

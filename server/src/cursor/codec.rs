@@ -60,6 +60,7 @@ impl Writer {
             Step::Flagged => 2,
             Step::Rows => 3,
         });
+        self.number(u64::from(pull.position.scope));
         match &pull.position.after {
             None => self.0.push(0),
             Some(after) => {
@@ -167,6 +168,7 @@ impl Reader<'_> {
             3 => Step::Rows,
             _ => return None,
         };
+        let scope = self.small()?;
         let after = match self.byte()? {
             0 => None,
             1 => {
@@ -180,7 +182,12 @@ impl Reader<'_> {
         Some(Pull {
             target,
             pulled,
-            position: Position { entity, step, after },
+            position: Position {
+                entity,
+                step,
+                scope,
+                after,
+            },
         })
     }
 

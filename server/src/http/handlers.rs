@@ -43,6 +43,7 @@ pub(super) async fn changes(
     let request = PageRequest {
         since: parameters.since,
         entities: parameters.entities,
+        scopes: Arc::default(),
         limit: parameters.limit,
         time_max: shared.options.page_time_max,
         format,

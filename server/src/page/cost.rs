@@ -6,12 +6,12 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
 use super::Format;
-use super::sql::{self, Range};
+use super::sql::{self, InScope, Probed, Range};
 use crate::admin::{self, EnableOptions};
 use crate::cursor::{After, Seen, Step};
 use crate::database::Connection;
 use crate::entity::{self, Entity};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Xid};
 
 /// What a plan may consist of. An incremental sort orders rows of equal dates only.
 const NODES_ALLOWED: [&str; 6] = [
@@ -95,22 +95,24 @@ async fn touched(connection: &mut PgConnection, select: &str) -> f64 {
     rows
 }
 
-/// The rows that each statement touches, with the statement.
-async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
+/// The rows that each statement touches, with the statement, for a caller who sees these scopes.
+async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(String, f64)> {
     let mut connection = Connection::acquire(pool).await.unwrap();
     let entity = entity(connection.get().unwrap()).await;
     connection.begin(&[&entity.table]).await.unwrap();
-    let probe = sql::probe(&[&entity], &Seen::Snapshot(seen.clone()));
+    let probed = [(&entity, Probed::Within(all))];
+    let probe = sql::probe(&probed, &Seen::Snapshot(seen.clone()));
     let (moment, ..) = connection.open(None, &probe).await.unwrap();
     let connection = connection.get().unwrap();
     let date = entity.began_date;
     let key = |tombstone: bool| {
         if tombstone { &["5"][..] } else { &["105", "a"] }
     };
-    let middle = crate::snapshot::Xid(seen.xmax().0 + 5);
+    let middle = Xid(seen.xmax().0 + 5);
     let mut costs = Vec::new();
     for step in [Step::Anew, Step::Tombstones, Step::Flagged, Step::Rows] {
         let ranges = match step {
+            Step::Anew if all.is_some() => vec![(Range::From(Xid(0)), middle.0)],
             Step::Anew => vec![(Range::Key, 0)],
             _ => vec![
                 (Range::Xid(middle), middle.0),
@@ -130,8 +132,15 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
             for after in [None, Some(&after)] {
                 for target in [None, Some(&moment.snapshot)] {
                     for format in [Format::Copy, Format::Json] {
-                        let text =
-                            sql::statement(&entity, step, format, &range, after, target, LIMIT.into()).text;
+                        let part = sql::Part {
+                            entity: &entity,
+                            step,
+                            scope: all.map(|all| InScope { value: &all[0], all }),
+                            range: &range,
+                            after,
+                            target,
+                        };
+                        let text = sql::statement(part, format, LIMIT.into()).text;
                         let select = text
                             .strip_prefix("copy (")
                             .and_then(|text| text.strip_suffix(") to stdout"));
@@ -145,12 +154,13 @@ async fn costs(pool: &PgPool, seen: &Snapshot) -> Vec<(String, f64)> {
     }
     for (probe, bound) in [
         (probe, seen.xmax().to_string()),
-        (sql::probe(&[&entity], &Seen::Date(date)), date.to_string()),
+        (sql::probe(&probed, &Seen::Date(date)), date.to_string()),
     ] {
         let probe = probe
             .text
             .replace("$1", &format!("'{{{middle}}}'"))
-            .replace("$2", &format!("'{bound}'"));
+            .replace("$2", &format!("'{bound}'"))
+            .replace("$3", &format!("'{{{}}}'", all.unwrap_or_default().join(",")));
         let rows = touched_by_probe(connection, &probe).await;
         costs.push((probe, rows));
     }
@@ -185,7 +195,7 @@ async fn the_cost_of_a_page_does_not_grow_with_the_table() {
             .unwrap();
         let pool = database.pool().await.unwrap();
         let seen = changed_table(&pool, rows).await;
-        by_size.push(costs(&pool, &seen).await);
+        by_size.push(costs(&pool, &seen, None).await);
     }
     for ((statement, small), (_, large)) in by_size[0].iter().zip(&by_size[1]) {
         assert!(
@@ -196,5 +206,45 @@ async fn the_cost_of_a_page_does_not_grow_with_the_table() {
             *large <= f64::from(2 * (CHANGED * 2 + LIMIT)),
             "{large} rows touched for {LIMIT}:\n{statement}"
         );
+    }
+}
+
+/// A table of 10,000 tenants, all of which are changed after the snapshot that is returned.
+async fn tenants(pool: &PgPool) -> Snapshot {
+    let mut connection = pool.acquire().await.unwrap();
+    let run = |sql: &'static str| async move { sqlx::raw_sql(sql).execute(pool).await.unwrap() };
+    run(
+        "create table product (id int, area text, name text, tenant int, primary key (id, area));
+         insert into product select g, 'a', 'p', g % 10000 from generate_series(1, 100000) g",
+    )
+    .await;
+    let options = EnableOptions {
+        scope: Some("tenant".to_owned()),
+        ..EnableOptions::default()
+    };
+    admin::enable(&mut connection, "product", &options).await.unwrap();
+    let snapshot: String = sqlx::query_scalar("select pg_current_snapshot()::text")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    run("update product set name = 'n' where id <= 30000").await;
+    run("update product set deleted = true where id between 40001 and 60000").await;
+    run("delete from product where id between 60001 and 80000").await;
+    run("update product set tenant = (tenant + 1) % 10000 where id > 80000").await;
+    snapshot.parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_cost_of_a_page_does_not_grow_with_other_scopes() {
+    let database = Database::create("scopes").await.unwrap();
+    admin::migrate(&mut PgConnection::connect(&database.url()).await.unwrap())
+        .await
+        .unwrap();
+    let pool = database.pool().await.unwrap();
+    let seen = tenants(&pool).await;
+    let all = ["7".to_owned(), "8".to_owned()];
+    for (statement, rows) in costs(&pool, &seen, Some(&all)).await {
+        // Ten rows a tenant, and for each tombstone a look whether its key lives.
+        assert!(rows <= 60.0, "{rows} rows of 100,000:\n{statement}");
     }
 }

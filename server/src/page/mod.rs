@@ -15,13 +15,15 @@ mod send;
 mod slow;
 mod sql;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
 use crate::cursor::Cursor;
+use crate::scope::Scopes;
 
-pub(crate) use open::{NO_SCOPE, look};
+pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, nothing, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
@@ -65,6 +67,8 @@ pub struct PageRequest {
     pub since: Since,
     /// The entities wanted; `None` for all.
     pub entities: Option<Vec<EntityName>>,
+    /// Which rows of them the caller may see.
+    pub scopes: Arc<Scopes>,
     /// The most rows wanted.
     pub limit: u64,
     /// The time after which the page ends where it stands.

@@ -1,26 +1,24 @@
 //! Begins a page: the locks, then the snapshot, then the decision what is to be sent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use highwater_shared::{EntityName, Trailer};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::plan::{self, Evidence, Plan, Standing};
-use super::sql::{self, Range};
+use super::sql::{self, Probed, Range};
 use super::{PageRequest, ReadError, Since};
 use crate::cursor::Seen;
 use crate::database::{Connection, LogEnd, Moment};
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::samples;
+use crate::scope::{Limits, Scopes};
 use crate::snapshot::{Snapshot, Xid};
 
 /// How often a page is begun because tables were altered meanwhile.
 const ATTEMPTS_MAX: usize = 4;
-
-/// The scope of callers while there are none.
-pub(crate) const NO_SCOPE: u64 = 0;
 
 /// A page whose transaction stands, and of which nothing has been sent.
 #[derive(Debug)]
@@ -32,23 +30,50 @@ pub struct OpenPage {
     pub(super) plan: Plan,
     /// By the entity's number.
     pub(super) delta: HashMap<i32, Delta>,
+    /// What the caller may see.
+    pub(super) limits: Limits,
 }
 
 /// What of an entity a caller has not seen.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
+    /// By the place of a scope among those that the caller may see; one where it sees all.
+    pub(super) scopes: BTreeMap<usize, ScopeDelta>,
+    /// Whether the table was truncated.
+    pub(super) truncated: bool,
+    /// The scopes that have changed, where that was asked; `None` where they are too many.
+    changed: Option<Vec<String>>,
+}
+
+/// What of a scope a caller has not seen.
+#[derive(Debug, Default)]
+pub(super) struct ScopeDelta {
     /// Ranges that hold changed rows.
     pub(super) rows: Vec<Range>,
     /// Those of them that hold rows whose deleted flag is set.
     pub(super) flagged: Vec<Range>,
     pub(super) tombstones: Vec<Range>,
-    /// Whether the table was truncated.
-    pub(super) truncated: bool,
 }
 
 impl Delta {
     fn holds_any(&self) -> bool {
-        self.truncated || !(self.rows.is_empty() && self.tombstones.is_empty())
+        self.truncated || self.scopes.values().any(ScopeDelta::holds_any)
+    }
+
+    /// Adds a row that was found by a probe.
+    fn add(&mut self, row: &PgRow, seen: &Seen) -> Result<(), sqlx::Error> {
+        let place: i32 = row.try_get("place")?;
+        let place = usize::try_from(place - 1).unwrap_or_default();
+        self.scopes.insert(place, ScopeDelta::read(row, seen)?);
+        self.truncated |= row.try_get::<bool, _>("truncated")?;
+        self.changed = row.try_get("scopes")?;
+        Ok(())
+    }
+}
+
+impl ScopeDelta {
+    fn holds_any(&self) -> bool {
+        !(self.rows.is_empty() && self.tombstones.is_empty())
     }
 
     /// Leaves out the single ids that do not belong to a page.
@@ -81,7 +106,6 @@ impl Delta {
             rows: ranges("row_xids", "later_rows")?,
             flagged: ranges("flagged_xids", "later_flagged")?,
             tombstones: ranges("tombstone_xids", "later_tombstones")?,
-            truncated: row.try_get("truncated")?,
         })
     }
 }
@@ -130,6 +154,7 @@ pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError
             entities: look.entities,
             plan,
             delta: look.delta,
+            limits: look.limits,
         }))),
         Ok(Err(trailer)) => {
             connection.end().await?;
@@ -154,9 +179,9 @@ async fn begin(
     let (seen, covered) = plan::seen(&request.since);
     let names = request.entities.as_deref();
     let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
-    let mut look = look_at(connection, node, names, &seen, goes_on).await?;
+    let mut look = look_at(connection, node, names, &seen, Some(&request.scopes), goes_on).await?;
     let evidence = evidence(connection, &request.since, &look.moment).await?;
-    if plan::check(&request.since, &look.moment, &evidence, NO_SCOPE)? == Standing::Behind {
+    if plan::check(&request.since, &look.moment, &evidence, &look.limits)? == Standing::Behind {
         return behind(&request.since, &look.entities).map(Err);
     }
     if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
@@ -178,7 +203,11 @@ async fn begin(
     );
     // What the target has not seen belongs to the next round.
     let belongs = |xid: Xid| plan.fresh || plan.target.sees(xid);
-    for delta in look.delta.values_mut() {
+    for delta in look
+        .delta
+        .values_mut()
+        .flat_map(|delta| delta.scopes.values_mut())
+    {
         delta.retain(belongs);
     }
     Ok(Ok((look, plan)))
@@ -191,12 +220,19 @@ pub(crate) struct Look {
     /// By number.
     pub(crate) entities: Vec<Entity>,
     delta: HashMap<i32, Delta>,
+    limits: Limits,
 }
 
 impl Look {
     /// Whether an entity has changes that were not seen.
     pub(crate) fn is_changed(&self, number: i32) -> bool {
         self.delta.get(&number).is_some_and(Delta::holds_any)
+    }
+
+    /// The scopes of an entity that have changes which were not seen; `None` where it may be any.
+    pub(crate) fn changed_scopes(&self, number: i32) -> Option<&[String]> {
+        let delta = self.delta.get(&number).filter(|delta| !delta.truncated);
+        delta.and_then(|delta| delta.changed.as_deref())
     }
 }
 
@@ -208,16 +244,20 @@ pub(crate) async fn look(
     seen: &Snapshot,
 ) -> Result<Look, ReadError> {
     let seen = Seen::Snapshot(seen.clone());
-    look_at(connection, node, None, &seen, |entity| entity.fault.is_none()).await
+    look_at(connection, node, None, &seen, None, |entity| {
+        entity.fault.is_none()
+    })
+    .await
 }
 
-/// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`.
-/// What was remembered of the catalog may hold no longer, and then all is done again.
+/// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`, as
+/// far as a caller with these scopes may see them; without a caller, also for the scopes that they lie in. What was remembered of the catalog may hold no longer, and then all is done again.
 async fn look_at(
     connection: &mut Connection,
     node: &Node,
     names: Option<&[EntityName]>,
     seen: &Seen,
+    scopes: Option<&Scopes>,
     wanted: impl Fn(&Entity) -> bool,
 ) -> Result<Look, ReadError> {
     let mut remembered = node.catalog.known();
@@ -231,7 +271,17 @@ async fn look_at(
             Err(_) if was_remembered => continue,
             selected => selected?,
         };
-        let probed: Vec<&Entity> = entities.iter().filter(|entity| wanted(entity)).collect();
+        let limits = node
+            .limits(&known.entities, scopes.unwrap_or(&Scopes::All))
+            .await?;
+        let probed: Vec<(&Entity, Probed<'_>)> = entities
+            .iter()
+            .filter(|entity| wanted(entity))
+            .map(|entity| match scopes {
+                Some(_) => (entity, Probed::Within(limits.of(entity.covered.number))),
+                None => (entity, Probed::WithScopes),
+            })
+            .collect();
         let probe = sql::probe(&probed, seen);
         let tables: Vec<&str> = entities.iter().map(|entity| entity.table.as_str()).collect();
         let opened = async {
@@ -240,16 +290,17 @@ async fn look_at(
         };
         match opened.await {
             Ok((moment, signature, rows)) if signature == known.signature => {
-                let mut delta = HashMap::new();
+                let mut delta: HashMap<i32, Delta> = HashMap::new();
                 for row in &rows {
                     if let Some(number) = row.try_get::<Option<i32>, _>("number")? {
-                        delta.insert(number, Delta::read(row, seen)?);
+                        delta.entry(number).or_default().add(row, seen)?;
                     }
                 }
                 return Ok(Look {
                     moment,
                     entities,
                     delta,
+                    limits,
                 });
             }
             // Tables were altered since, or between the lock and the snapshot.

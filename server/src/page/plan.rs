@@ -5,9 +5,10 @@ use std::cmp::Ordering;
 use highwater_shared::ResyncReason;
 
 use super::{ReadError, Since};
-use crate::cursor::{After, Covered, Cursor, Lsn, Pull, Seen, Source, Step};
+use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
 use crate::entity::Entity;
+use crate::scope::Limits;
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
 /// What is said where a database was restored or copied, and its rows bear ids of another.
@@ -38,7 +39,7 @@ pub(super) struct Part {
     /// Whether it begins anew.
     pub(super) anew: bool,
     /// Where it goes on, when earlier pages have sent some of it.
-    pub(super) from: Option<(Step, Option<After>)>,
+    pub(super) from: Option<Position>,
 }
 
 /// What the caller had before the pull, as far as it concerns single entities.
@@ -74,7 +75,7 @@ pub(crate) fn check(
     since: &Since,
     moment: &Moment,
     evidence: &Evidence,
-    scope: u64,
+    limits: &Limits,
 ) -> Result<Standing, ReadError> {
     if moment.moved {
         return Err(ReadError::Unavailable(MOVED.to_owned()));
@@ -95,7 +96,7 @@ pub(crate) fn check(
     if source != moment.source {
         return another;
     }
-    if cursor.scope != scope {
+    if cursor.scope != limits.hash(cursor.entities()) {
         return Err(ReadError::Resync(ResyncReason::ScopeChanged));
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });
@@ -191,7 +192,7 @@ fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity], begins_anew: impl Fn
             // next round.
         } else {
             plan.pulled.push(*promised);
-            let from = begun.then(|| (position.step, position.after.clone()));
+            let from = begun.then(|| position.clone());
             let anew = if begun { position.step == Step::Anew } else { anew };
             plan.parts.push(Part {
                 entity: place,

@@ -3,15 +3,16 @@
 use highwater_shared::{Timestamp, Trailer};
 use tokio::time::Instant;
 
-use super::open::{Delta, NO_SCOPE, OpenPage};
+use super::open::{Delta, OpenPage, ScopeDelta};
 use super::plan::{Part, Plan};
 use super::rows::{self, Budget, End};
-use super::sql::{self, Range};
+use super::sql::{self, InScope, Range};
 use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
 use crate::cursor::{After, Cursor, Lsn, Position, Pull, Seen, Step};
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::samples::Samples;
+use crate::snapshot::Xid;
 
 impl OpenPage {
     /// Sends the page to its end, or to where it fails: then its reader sees it cut off.
@@ -41,35 +42,55 @@ impl OpenPage {
             let Some(entity) = self.entities.get(part.entity) else {
                 continue;
             };
-            let delta = self.delta.get(&entity.covered.number);
-            for (step, ranges) in steps(part, delta) {
-                let resumed = part.from.as_ref().filter(|(from, _)| *from == step);
+            let number = entity.covered.number;
+            let all = self.limits.of(number);
+            for (step, scopes) in steps(part, self.delta.get(&number), all) {
+                let resumed = part.from.as_ref().filter(|from| from.step == step);
                 if step == Step::Anew && resumed.is_none() {
                     out.reset(entity).await?;
                 }
-                let mut at = resumed.and_then(|(_, after)| after.clone());
                 out.begin_block(entity, step)?;
-                for range in ranges {
-                    let Entry::Open(after) = entry(&range, at.as_ref()) else {
+                for (place, ranges) in scopes {
+                    let place_number = u32::try_from(place).unwrap_or(u32::MAX);
+                    if resumed.is_some_and(|from| place_number < from.scope) {
                         continue;
-                    };
-                    let target = (!self.plan.fresh).then_some(&self.plan.target);
-                    let limit = budget.rows_left + 1;
-                    let statement =
-                        sql::statement(entity, step, self.request.format, &range, after, target, limit);
-                    let connection = self.connection.get()?;
-                    let (end, last) = rows::pass(connection, &statement, &mut budget, out)
-                        .await
-                        .map_err(|error| blame(error, entity, step, after))?;
-                    at = last.or(at);
-                    if end != End::Complete {
-                        out.end_block().await?;
-                        let position = Position {
-                            entity: entity.covered.number,
-                            step,
-                            after: at,
+                    }
+                    let here = resumed.filter(|from| from.scope == place_number);
+                    let mut at = here.and_then(|from| from.after.clone());
+                    let scope = all.and_then(|all| {
+                        Some(InScope {
+                            value: all.get(place)?,
+                            all,
+                        })
+                    });
+                    for range in &ranges {
+                        let Entry::Open(after) = entry(range, at.as_ref()) else {
+                            continue;
                         };
-                        return Ok((Some(position), budget, end == End::Abandoned));
+                        let part = sql::Part {
+                            entity,
+                            step,
+                            scope,
+                            range,
+                            after,
+                            target: (!self.plan.fresh).then_some(&self.plan.target),
+                        };
+                        let statement = sql::statement(part, self.request.format, budget.rows_left + 1);
+                        let connection = self.connection.get()?;
+                        let (end, last) = rows::pass(connection, &statement, &mut budget, out)
+                            .await
+                            .map_err(|error| blame(error, entity, step, after))?;
+                        at = last.or(at);
+                        if end != End::Complete {
+                            out.end_block().await?;
+                            let position = Position {
+                                entity: number,
+                                step,
+                                scope: place_number,
+                                after: at,
+                            };
+                            return Ok((Some(position), budget, end == End::Abandoned));
+                        }
                     }
                 }
                 out.end_block().await?;
@@ -135,9 +156,9 @@ impl OpenPage {
             }
             (None, _) => (Seen::Snapshot(target.clone()), pulled.clone(), None),
         };
-        let cursor = Cursor {
+        let mut cursor = Cursor {
             source: self.moment.source,
-            scope: NO_SCOPE,
+            scope: 0,
             wal: self.moment.stands_on().max(stood_on),
             seen,
             covered,
@@ -145,6 +166,7 @@ impl OpenPage {
             newest,
             pull,
         };
+        cursor.scope = self.limits.hash(cursor.entities());
         Trailer {
             next: cursor.encode(),
             more,
@@ -155,17 +177,32 @@ impl OpenPage {
     }
 }
 
+/// What a step walks: ranges, by the place of their scope.
+type Walk = Vec<(usize, Vec<Range>)>;
+
 /// The steps of a part that are still to be taken, with what each walks.
-fn steps(part: &Part, delta: Option<&Delta>) -> Vec<(Step, Vec<Range>)> {
+fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String]>) -> Vec<(Step, Walk)> {
     if part.anew {
-        return vec![(Step::Anew, vec![Range::Key])];
+        // In the order of the key where all is sent; a scope has no index for that.
+        let walk = limited.map_or_else(
+            || vec![(0, vec![Range::Key])],
+            |all| {
+                (0..all.len())
+                    .map(|place| (place, vec![Range::From(Xid(0))]))
+                    .collect()
+            },
+        );
+        return vec![(Step::Anew, walk)];
     }
-    let ranges = |of: fn(&Delta) -> &Vec<Range>| delta.map(|delta| of(delta).clone()).unwrap_or_default();
-    let from = part.from.as_ref().map_or(Step::Tombstones, |(step, _)| *step);
+    let walk = |of: fn(&ScopeDelta) -> &Vec<Range>| {
+        let scopes = delta.into_iter().flat_map(|delta| &delta.scopes);
+        scopes.map(|(place, delta)| (*place, of(delta).clone())).collect()
+    };
+    let from = part.from.as_ref().map_or(Step::Tombstones, |from| from.step);
     [
-        (Step::Tombstones, ranges(|delta| &delta.tombstones)),
-        (Step::Flagged, ranges(|delta| &delta.flagged)),
-        (Step::Rows, ranges(|delta| &delta.rows)),
+        (Step::Tombstones, walk(|delta| &delta.tombstones)),
+        (Step::Flagged, walk(|delta| &delta.flagged)),
+        (Step::Rows, walk(|delta| &delta.rows)),
     ]
     .into_iter()
     .filter(|(step, _)| *step >= from)

@@ -23,6 +23,7 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
         entities: None,
+        scopes: Arc::default(),
         limit: PAGE_ROWS,
         time_max: 5 * PAUSE,
         format: Format::Json,
@@ -94,6 +95,7 @@ async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
         since: Since::Nothing,
         entities: None,
+        scopes: Arc::default(),
         limit,
         time_max: PAGE_TIME_MAX,
         format: Format::Json,

@@ -14,6 +14,10 @@ use crate::entity::Entity;
 use crate::quoting::{identifier, literal};
 use crate::snapshot::{Snapshot, Xid};
 
+/// The most changes of an entity that are looked through for their scopes; where there are more, all
+/// scopes count as changed.
+const SCOPES_CHANGED_MAX: usize = 10_000;
+
 /// What a statement walks.
 #[derive(Clone, Debug)]
 pub(super) enum Range {
@@ -25,6 +29,15 @@ pub(super) enum Range {
     From(Xid),
     /// What changed later than this.
     Date(Timestamp),
+}
+
+/// The scope that a statement reads, where a caller may not see all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InScope<'a> {
+    /// Its value.
+    pub(super) value: &'a str,
+    /// All that the caller may see.
+    pub(super) all: &'a [String],
 }
 
 /// A statement, and how to read its lines.
@@ -60,17 +73,30 @@ pub(super) enum Order {
     Date,
 }
 
-/// The statement for one range of one step. It reads `limit` rows after `after`; where `target`
-/// is given, only those that it has seen.
-pub(super) fn statement(
-    entity: &Entity,
-    step: Step,
-    format: Format,
-    range: &Range,
-    after: Option<&After>,
-    target: Option<&Snapshot>,
-    limit: u64,
-) -> Statement {
+/// What a statement is to read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'a> {
+    pub(super) entity: &'a Entity,
+    pub(super) step: Step,
+    /// The rows of this scope only.
+    pub(super) scope: Option<InScope<'a>>,
+    pub(super) range: &'a Range,
+    /// The rows after this one only.
+    pub(super) after: Option<&'a After>,
+    /// What this has seen only.
+    pub(super) target: Option<&'a Snapshot>,
+}
+
+/// The statement that reads `limit` rows of a part.
+pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement {
+    let Part {
+        entity,
+        step,
+        scope,
+        range,
+        after,
+        target,
+    } = part;
     let tombstones = step == Step::Tombstones;
     let key: Vec<String> = if tombstones {
         let column = |(place, column): (usize, &crate::entity::KeyColumn)| {
@@ -84,7 +110,7 @@ pub(super) fn statement(
             .map(|column| format!("t.{}", identifier(&column.name)))
             .collect()
     };
-    let (mut fields, mut layout) = fields(entity, step, format, &key);
+    let (mut fields, mut layout) = fields(entity, step, format, &key, scope.is_some());
     match range {
         Range::Key => layout.order = Order::Key,
         Range::Date(_) => layout.order = Order::Date,
@@ -103,11 +129,16 @@ pub(super) fn statement(
     };
     let mut text = format!("copy (select {} from ", fields.join(", "));
     if tombstones {
-        let _ = write!(
-            text,
-            "highwater.tombstone t where t.entity = {}",
-            entity.covered.number
-        );
+        let number = entity.covered.number;
+        let _ = match scope {
+            // The cast chooses the index.
+            Some(scope) => write!(
+                text,
+                "highwater.tombstone t where t.entity::bigint = {number} and t.scope = {}",
+                literal(scope.value)
+            ),
+            None => write!(text, "highwater.tombstone t where t.entity = {number}"),
+        };
         let _ = write!(
             text,
             " and not exists (select from {} l where not l.deleted",
@@ -116,10 +147,25 @@ pub(super) fn statement(
         for (column, value) in entity.key.iter().zip(&key) {
             let _ = write!(text, " and l.{} = {value}", identifier(&column.name));
         }
+        if let (Some(seen), Some(scope)) = (scope, &entity.scope) {
+            // In what the caller sees: elsewhere it may well live.
+            let all: Vec<String> = seen.all.iter().map(|value| literal(value)).collect();
+            let column = identifier(&scope.column);
+            let _ = write!(
+                text,
+                " and l.{column} = any (array[{}]::{}[])",
+                all.join(", "),
+                scope.cast
+            );
+        }
         text.push(')');
     } else {
         let deleted = if step == Step::Flagged { "" } else { "not " };
         let _ = write!(text, "{} t where {deleted}t.deleted", entity.table);
+        if let (Some(seen), Some(scope)) = (scope, &entity.scope) {
+            let column = identifier(&scope.column);
+            let _ = write!(text, " and t.{column} = {}::{}", literal(seen.value), scope.cast);
+        }
     }
     let casts: Vec<&str> = if tombstones {
         vec!["bigint"]
@@ -170,17 +216,29 @@ pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
 /// Asks which ranges of a delta hold anything, so that only those are read.
 #[derive(Debug)]
 pub(crate) struct Probe {
-    /// One row an entity. Its parameters are the two that follow.
+    /// One row an entity, or one for each of its scopes that the caller sees. Its parameters are those
+    /// that follow.
     pub(crate) text: String,
     /// The ids that were in flight.
     pub(crate) xids: Vec<String>,
     /// The id, or the date, from which on all is new.
     pub(crate) bound: String,
+    /// The scopes of each entity that is limited.
+    pub(crate) scopes: Vec<Vec<String>>,
+}
+
+/// What a probe asks of an entity.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Probed<'a> {
+    /// What changed in these of its scopes; in all where there are none.
+    Within(Option<&'a [String]>),
+    /// What changed, and in which scopes.
+    WithScopes,
 }
 
 /// The probe of these entities: which ids of the list changed rows, set flags, removed keys, whether
 /// later ones did, and whether the table was truncated.
-pub(super) fn probe(entities: &[&Entity], seen: &Seen) -> Probe {
+pub(super) fn probe(entities: &[(&Entity, Probed<'_>)], seen: &Seen) -> Probe {
     let (xids, bound, later) = match seen {
         Seen::Snapshot(snapshot) => (
             snapshot.in_flight().iter().map(ToString::to_string).collect(),
@@ -193,24 +251,51 @@ pub(super) fn probe(entities: &[&Entity], seen: &Seen) -> Probe {
             "t.changed_date > $2::text::timestamptz",
         ),
     };
-    let one = |entity: &&Entity| {
+    let mut scopes = Vec::new();
+    let mut one = |(entity, probed): &(&Entity, Probed<'_>)| {
         let number = entity.covered.number;
+        // The place of a scope among those that the caller sees.
+        let of_entity = format!("t.entity = {number}");
+        let (each, row, tombstone) = match (probed, &entity.scope) {
+            (Probed::Within(Some(values)), Some(scope)) => {
+                scopes.push(values.to_vec());
+                (
+                    format!(
+                        "unnest(${}::text[]) with ordinality s (value, place)",
+                        2 + scopes.len()
+                    ),
+                    format!("t.{} = s.value::{}", identifier(&scope.column), scope.cast),
+                    format!("t.entity::bigint = {number} and t.scope = s.value"),
+                )
+            }
+            _ => (
+                "(values (null, 1)) s (value, place)".to_owned(),
+                "true".to_owned(),
+                of_entity.clone(),
+            ),
+        };
         let xids = |from: &str| {
             format!(
                 "array(select u.xid::text from unnest($1::text[]::xid8[]) u (xid)
                        where exists (select from {from} and t.changed_xid = u.xid) order by u.xid)"
             )
         };
-        let rows = format!("{} t where true", entity.table);
-        let flagged = format!("{} t where t.deleted", entity.table);
-        let tombstones = format!("highwater.tombstone t where t.entity = {number}");
-        let truncations = format!("highwater.truncation t where t.entity = {number}");
+        let rows = format!("{} t where {row}", entity.table);
+        let flagged = format!("{rows} and t.deleted");
+        let tombstones = format!("highwater.tombstone t where {tombstone}");
+        let truncations = format!("highwater.truncation t where {of_entity}");
+        let changed = match (probed, &entity.scope) {
+            (Probed::WithScopes, Some(scope)) => changed_scopes(entity, &scope.column, later),
+            _ => "null::text[]".to_owned(),
+        };
         format!(
-            "select {number} as number,
+            "select {number} as number, s.place::integer as place,
                  {} as row_xids, exists (select from {rows} and {later}) as later_rows,
                  {} as flagged_xids, exists (select from {flagged} and {later}) as later_flagged,
                  {} as tombstone_xids, exists (select from {tombstones} and {later}) as later_tombstones,
-                 exists (select from {truncations} and ({later} or t.changed_xid = any ($1::text[]::xid8[]))) as truncated",
+                 exists (select from {truncations} and ({later} or t.changed_xid = any ($1::text[]::xid8[]))) as truncated,
+                 {changed} as scopes
+             from {each}",
             xids(&rows),
             xids(&flagged),
             xids(&tombstones),
@@ -219,16 +304,66 @@ pub(super) fn probe(entities: &[&Entity], seen: &Seen) -> Probe {
     let text = if entities.is_empty() {
         "select null::integer as number where $1::text[] is null and $2::text is null".to_owned()
     } else {
-        entities.iter().map(one).collect::<Vec<_>>().join(" union all ")
+        entities
+            .iter()
+            .map(&mut one)
+            .collect::<Vec<_>>()
+            .join(" union all ")
     };
-    Probe { text, xids, bound }
+    Probe {
+        text,
+        xids,
+        bound,
+        scopes,
+    }
+}
+
+/// The scopes that changes lie in; null where they are too many to look through.
+fn changed_scopes(entity: &Entity, column: &str, later: &str) -> String {
+    let of = |scope: &str, from: &str, changed: &str| {
+        format!(
+            "(select {scope} as scope from {from} {changed} limit {})",
+            SCOPES_CHANGED_MAX + 1
+        )
+    };
+    let row = format!("t.{}::text", identifier(column));
+    let rows = format!("{} t where", entity.table);
+    let tombstones = format!(
+        "highwater.tombstone t where t.entity = {} and",
+        entity.covered.number
+    );
+    let listed = "t.changed_xid = any ($1::text[]::xid8[])";
+    let each = [
+        of(&row, &rows, later),
+        of(&row, &rows, listed),
+        of("t.scope", &tombstones, later),
+        of("t.scope", &tombstones, listed),
+    ];
+    format!(
+        "(select case when count(*) <= {SCOPES_CHANGED_MAX}
+              then coalesce(array_agg(distinct c.scope) filter (where c.scope is not null), '{{}}') end
+          from ({}) c)",
+        each.join(" union all ")
+    )
 }
 
 /// The fields of a line, less what orders it.
-fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<String>, Layout) {
+fn fields(
+    entity: &Entity,
+    step: Step,
+    format: Format,
+    key: &[String],
+    is_limited: bool,
+) -> (Vec<String>, Layout) {
     let date = "t.changed_date".to_owned();
     let gone = matches!(step, Step::Tombstones | Step::Flagged);
-    let reason = literal(Reason::Deleted.as_str());
+    let deleted = literal(Reason::Deleted.as_str());
+    let reason = if step == Step::Tombstones && is_limited {
+        let left = literal(Reason::OutOfScope.as_str());
+        format!("case when t.left_scope then {left} else {deleted} end")
+    } else {
+        deleted
+    };
     let mut layout = Layout {
         hidden: 0,
         format,
@@ -237,7 +372,7 @@ fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<S
         order: Order::Key,
     };
     let mut fields = match format {
-        Format::Json => vec![change(entity, gone, key)],
+        Format::Json => vec![change(entity, gone.then_some(&reason), key)],
         Format::Copy if gone => key.iter().cloned().chain([date.clone(), reason]).collect(),
         Format::Copy => {
             let columns = entity
@@ -273,7 +408,7 @@ fn fields(entity: &Entity, step: Step, format: Format, key: &[String]) -> (Vec<S
 }
 
 /// A change as JSON text, as compact as it can be.
-fn change(entity: &Entity, gone: bool, key: &[String]) -> String {
+fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> String {
     let object = |columns: Vec<String>| {
         format!(
             "(select row_to_json(r.*)::text from (select {}) r)",
@@ -286,9 +421,15 @@ fn change(entity: &Entity, gone: bool, key: &[String]) -> String {
         .zip(key)
         .map(|(column, value)| format!("{value} as {}", identifier(&column.name)));
     let key = object(key.collect());
-    let (deleted, row) = if gone {
-        let reason = format!("null,\"reason\":\"{}\"}}", Reason::Deleted.as_str());
-        (true, literal(&reason))
+    let (deleted, row) = if let Some(reason) = gone {
+        (
+            true,
+            format!(
+                "{} || {reason} || {}",
+                literal("null,\"reason\":\""),
+                literal("\"}")
+            ),
+        )
     } else {
         let columns = entity
             .columns

@@ -6,6 +6,7 @@
 //! nothing was committed in between; otherwise the indexes are asked which entities changed. What
 //! came of it is a [`View`], which is all that an up-to-date caller needs.
 
+mod scopes;
 mod view;
 
 use std::collections::HashMap;
@@ -19,13 +20,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::scopes::ScopeChanges;
 pub use self::view::View;
 use self::view::{Ground, Watched};
 use crate::database::Connection;
 use crate::entity::Entity;
 use crate::node::Node;
-use crate::page::{self, ReadError};
+use crate::page::{self, PageRequest, ReadError};
 use crate::samples::Samples;
+use crate::scope::{Limits, Scopes};
 use crate::snapshot::Snapshot;
 
 /// How often the source is looked at while nobody waits: the samples must not grow old.
@@ -45,11 +48,18 @@ pub struct Watcher {
     looks: watch::Sender<Look>,
     wanted: Notify,
     /// Those who wait, by the entities that they wait for: nobody else is woken.
-    groups: Mutex<HashMap<Group, watch::Sender<Option<Arc<View>>>>>,
+    groups: Mutex<HashMap<Group, Waiting>>,
 }
 
-/// The entities that some callers wait for; `None` for all.
-type Group = Option<Vec<EntityName>>;
+/// Callers who wait for the same: entities, `None` for all, and what of them they may see.
+type Group = (Option<Vec<EntityName>>, Arc<Scopes>);
+
+/// Those of a group.
+#[derive(Debug)]
+struct Waiting {
+    views: watch::Sender<Option<Arc<View>>>,
+    limits: Limits,
+}
 
 /// What a look has shown; `None` where it failed.
 #[derive(Clone, Debug, Default)]
@@ -116,23 +126,31 @@ impl Watcher {
         look.ok()?.ok()?.view.clone()
     }
 
-    /// Waits until entities of these names (`None`: any) have changed since `view`, at most until
-    /// `until`, and returns what the last look has shown.
+    /// Waits until something that the request asks for has changed since `view`, as far as its caller
+    /// may see it, at most until `until`, and returns what the last look has shown.
     pub async fn changed(
         &self,
         view: &View,
-        names: Option<&[EntityName]>,
+        request: &PageRequest,
+        limits: &Limits,
         until: Instant,
     ) -> Option<Arc<View>> {
+        let names = request.entities.as_deref();
         let (mut changes, is_first) = {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = groups.is_empty();
-            let group = groups.entry(names.map(<[_]>::to_vec)).or_default();
-            (group.subscribe(), is_first)
+            let group = (request.entities.clone(), Arc::clone(&request.scopes));
+            let waiting = groups.entry(group).or_insert_with(|| Waiting {
+                views: watch::Sender::default(),
+                limits: limits.clone(),
+            });
+            // Values may have become some since the group began.
+            waiting.limits.clone_from(limits);
+            (waiting.views.subscribe(), is_first)
         };
         // What changed before this subscribed.
         let now = self.latest();
-        if now.as_ref().is_some_and(|now| now.differs(view, names)) {
+        if now.as_ref().is_some_and(|now| now.differs(view, names, limits)) {
             return now;
         }
         if is_first {
@@ -156,16 +174,18 @@ impl Watcher {
     /// Wakes those for whom something has changed, and forgets the groups that nobody is in.
     fn wake(&self, last: Option<&Arc<View>>, now: Option<&Arc<View>>) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.retain(|_, waiting| waiting.receiver_count() > 0);
-        for (names, waiting) in groups.iter() {
+        groups.retain(|_, waiting| waiting.views.receiver_count() > 0);
+        for ((names, _), waiting) in groups.iter() {
             let same = match (last, now) {
-                (Some(last), Some(now)) => Arc::ptr_eq(last, now) || !now.differs(last, names.as_deref()),
+                (Some(last), Some(now)) => {
+                    Arc::ptr_eq(last, now) || !now.differs(last, names.as_deref(), &waiting.limits)
+                }
                 // A source that cannot be looked at has not changed, as far as is known.
                 (_, None) => true,
                 (None, Some(_)) => false,
             };
             if !same {
-                waiting.send_replace(now.cloned());
+                waiting.views.send_replace(now.cloned());
             }
         }
     }
@@ -218,18 +238,27 @@ async fn look_closely(
         snapshot: look.moment.snapshot.clone(),
         wal: look.moment.stands_on(),
     });
+    let mut scopes = last.map_or_else(ScopeChanges::default, |last| ScopeChanges::clone(&last.scopes));
     let watched = |entity: &Entity| {
         let number = entity.covered.number;
         let known = before.get(&number);
         let known = known.filter(|known| known.entity.covered == entity.covered);
+        match (look.changed_scopes(number), known) {
+            _ if entity.scope.is_none() => {}
+            (Some(changed), Some(_)) => scopes.change(number, changed, &now),
+            (None, Some(_)) if !look.is_changed(number) => {}
+            _ => scopes.change_all(number, &now),
+        }
         let known = known.filter(|_| !look.is_changed(number));
         Watched {
             entity: entity.clone(),
             changed: known.map_or_else(|| Arc::clone(&now), |known| Arc::clone(&known.changed)),
         }
     };
+    let entities = look.entities.iter().map(watched).collect();
     Ok(Some(View {
-        entities: look.entities.iter().map(watched).collect(),
+        entities,
+        scopes: Arc::new(scopes),
         moment: look.moment,
     }))
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use highwater_shared::{EntityName, Trailer};
 
-use crate::cursor::{Cursor, Lsn, Seen};
+use super::scopes::ScopeChanges;
+use crate::cursor::{Covered, Cursor, Lsn, Seen};
 use crate::database::Moment;
 use crate::entity::Entity;
-use crate::page::{self, Evidence, NO_SCOPE, PageRequest, Since, Standing};
+use crate::page::{self, Evidence, PageRequest, Since, Standing};
 use crate::samples::Samples;
-use crate::snapshot::Snapshot;
+use crate::scope::Limits;
+use crate::snapshot::{Snapshot, Xid};
 
 /// The source at one moment.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct View {
     pub(super) moment: Moment,
     /// By number.
     pub(super) entities: Vec<Watched>,
+    /// When the scopes of entities that have one were changed.
+    pub(super) scopes: Arc<ScopeChanges>,
 }
 
 /// An entity at that moment.
@@ -36,36 +40,53 @@ pub(super) struct Ground {
     pub(super) wal: Lsn,
 }
 
+impl Ground {
+    /// Of two of one history the later one has the greater order.
+    pub(super) fn order(&self) -> (Xid, Xid) {
+        (self.snapshot.xmax(), self.snapshot.xmin())
+    }
+}
+
 impl View {
+    /// The entities, by number.
+    pub fn entities(&self) -> impl Iterator<Item = &Entity> {
+        self.entities.iter().map(|watched| &watched.entity)
+    }
+
     /// The answer to a caller for whom there is nothing new; `None` where there may be something,
     /// or where only a page can tell.
-    pub fn nothing_new(&self, request: &PageRequest, samples: &Samples) -> Option<Trailer> {
+    pub fn nothing_new(&self, request: &PageRequest, limits: &Limits, samples: &Samples) -> Option<Trailer> {
         let Since::Cursor(cursor) = &request.since else {
             return None;
         };
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let standing = page::check(&request.since, &self.moment, &Evidence::default(), NO_SCOPE);
+        let standing = page::check(&request.since, &self.moment, &Evidence::default(), limits);
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
         let asked = self.asked(request.entities.as_deref())?;
         let lacks_nothing = asked.iter().all(|watched| {
-            seen.covers(&watched.changed.snapshot)
+            seen.covers(&self.changed(watched, limits).snapshot)
                 && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
         });
-        lacks_nothing.then(|| self.trailer(cursor, &asked, samples))
+        lacks_nothing.then(|| self.trailer(cursor, &asked, limits, samples))
     }
 
     /// Whether a page with this snapshot holds every change that this view knows of.
-    pub fn is_seen_by(&self, snapshot: &Snapshot, names: Option<&[EntityName]>) -> bool {
-        let asked = self.asked(names);
-        asked.is_some_and(|asked| {
-            asked
-                .iter()
-                .all(|watched| snapshot.covers(&watched.changed.snapshot))
-        })
+    pub fn is_seen_by(&self, snapshot: &Snapshot, names: Option<&[EntityName]>, limits: &Limits) -> bool {
+        let is_seen = |watched: &&Watched| snapshot.covers(&self.changed(watched, limits).snapshot);
+        self.asked(names).is_some_and(|asked| asked.iter().all(is_seen))
+    }
+
+    /// When what a caller may see of an entity was changed last.
+    fn changed<'v>(&'v self, watched: &'v Watched, limits: &Limits) -> &'v Arc<Ground> {
+        let number = watched.entity.covered.number;
+        let limited = limits
+            .of(number)
+            .and_then(|scopes| self.scopes.latest(number, scopes));
+        limited.unwrap_or(&watched.changed)
     }
 
     /// The entities asked for; `None` where one of them cannot be served as this view has it.
@@ -79,28 +100,32 @@ impl View {
         names.unwrap_or_default().iter().all(is_served).then_some(asked)
     }
 
-    /// Whether an entity that is asked for has changed since `earlier`.
-    pub(super) fn differs(&self, earlier: &Self, names: Option<&[EntityName]>) -> bool {
-        let state = |view: &Self| {
-            view.asked(names).map(|asked| {
-                let each = |watched: &&Watched| (watched.entity.covered, Arc::clone(&watched.changed));
-                asked.iter().map(each).collect::<Vec<_>>()
-            })
+    /// Whether an entity that is asked for has changed since `earlier`, as far as a caller may see it.
+    pub(super) fn differs(&self, earlier: &Self, names: Option<&[EntityName]>, limits: &Limits) -> bool {
+        let (Some(now), Some(then)) = (self.asked(names), earlier.asked(names)) else {
+            return true;
         };
-        state(self) != state(earlier)
+        let covered = |asked: &[&Watched]| -> Vec<Covered> {
+            asked.iter().map(|watched| watched.entity.covered).collect()
+        };
+        let is_new = |watched: &&Watched| {
+            let changed = self.changed(watched, limits);
+            !earlier.moment.snapshot.covers(&changed.snapshot)
+        };
+        covered(&now) != covered(&then) || now.iter().any(is_new)
     }
 
-    fn trailer(&self, cursor: &Cursor, asked: &[&Watched], samples: &Samples) -> Trailer {
+    fn trailer(&self, cursor: &Cursor, asked: &[&Watched], limits: &Limits, samples: &Samples) -> Trailer {
         let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
         // Since the latest change of any of them nothing of theirs has changed, so all who lack nothing
         // get the same cursor, whenever they ask and whatever else was committed. They share a page then.
-        let changed = asked.iter().map(|watched| &watched.changed);
-        let ground = changed.max_by_key(|ground| (ground.snapshot.xmax(), ground.snapshot.xmin()));
+        let changed = asked.iter().map(|watched| self.changed(watched, limits));
+        let ground = changed.max_by_key(|ground| ground.order());
         let (seen, wal) = ground.map_or_else(
             || (self.moment.snapshot.clone(), self.moment.stands_on()),
             |ground| (ground.snapshot.clone(), ground.wal),
         );
-        let next = Cursor {
+        let mut next = Cursor {
             source: self.moment.source,
             wal,
             seen: Seen::Snapshot(seen),
@@ -108,6 +133,7 @@ impl View {
             last_sync_date,
             ..cursor.clone()
         };
+        next.scope = limits.hash(next.entities());
         Trailer {
             next: next.encode(),
             more: false,
