@@ -6,7 +6,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
 use super::Format;
-use super::sql::{self, InScope, Probed, Range};
+use super::probe::{self, Probed};
+use super::sql::{self, InScope, Range};
 use crate::admin::{self, EnableOptions};
 use crate::cursor::{After, Seen, Step};
 use crate::database::Connection;
@@ -101,8 +102,8 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
     let entity = entity(connection.get().unwrap()).await;
     connection.begin(&[&entity.table]).await.unwrap();
     let probed = [(&entity, Probed::Within(all))];
-    let probe = sql::probe(&probed, &Seen::Snapshot(seen.clone()));
-    let (moment, ..) = connection.open(None, &probe).await.unwrap();
+    let asked = probe::probe(&probed, &Seen::Snapshot(seen.clone()));
+    let (moment, ..) = connection.open(None, &asked).await.unwrap();
     let connection = connection.get().unwrap();
     let date = entity.began_date;
     let key = |tombstone: bool| {
@@ -153,8 +154,8 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
         }
     }
     for (probe, bound) in [
-        (probe, seen.xmax().to_string()),
-        (sql::probe(&probed, &Seen::Date(date)), date.to_string()),
+        (asked, seen.xmax().to_string()),
+        (probe::probe(&probed, &Seen::Date(date)), date.to_string()),
     ] {
         let probe = probe
             .text

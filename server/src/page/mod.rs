@@ -1,6 +1,7 @@
 //! One page: what a caller has not seen, read in one transaction, in the order of the protocol.
 //!
-//! `open` begins the transaction and decides what is to be sent (`plan`); `send` lets the rows
+//! `open` begins the transaction, asks what has changed (`probe`) and decides what is to be sent
+//! (`plan`); `send` lets the rows
 //! pass from Postgres to the response without decoding them (`rows`, by statements from `sql`,
 //! through `output`).
 
@@ -9,6 +10,7 @@ mod cost;
 mod open;
 mod output;
 mod plan;
+mod probe;
 mod rows;
 mod send;
 #[cfg(test)]
@@ -27,7 +29,7 @@ pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, nothing, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
-pub(crate) use sql::Probe;
+pub(crate) use probe::Probe;
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 50_000;

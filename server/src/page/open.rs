@@ -7,7 +7,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use super::plan::{self, Evidence, Plan, Standing};
-use super::sql::{self, Probed, Range};
+use super::probe::{self, Probed};
+use super::sql::Range;
 use super::{PageRequest, ReadError, Since};
 use crate::cursor::Seen;
 use crate::database::{Connection, LogEnd, Moment};
@@ -282,7 +283,7 @@ async fn look_at(
                 None => (entity, Probed::WithScopes),
             })
             .collect();
-        let probe = sql::probe(&probed, seen);
+        let probe = probe::probe(&probed, seen);
         let tables: Vec<&str> = entities.iter().map(|entity| entity.table.as_str()).collect();
         let opened = async {
             let claim = connection.begin_on(node, &tables).await?;
