@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
 use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError};
-use crate::scope::Limits;
+use crate::scope::{Limits, Scopes};
 use crate::share::{Handed, SharedPage, SharedPages};
 use crate::turns::Turn;
 use crate::watch::Watcher;
@@ -46,12 +46,12 @@ pub async fn answer(
         // Begun after the request arrived: who commits and then asks, finds the commit.
         _ => (watcher.fresh().await, true),
     };
-    // What reads a page is boxed: thousands may wait here, and each would hold the room for it.
+    // What asks Postgres is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
-        let limits = match &view {
-            Some(view) => node.limits(view.entities(), &request.scopes).await?,
-            None => Limits::default(),
+        let limits = match (&view, &*request.scopes) {
+            (Some(view), scopes @ Scopes::Of(_)) => Box::pin(node.limits(view.entities(), scopes)).await?,
+            (None, _) | (_, Scopes::All) => Limits::default(),
         };
         let known = view
             .as_ref()
