@@ -18,7 +18,7 @@ pub struct Catalog(Mutex<Option<Arc<Described>>>);
 pub struct Described {
     /// All of them, by number.
     pub entities: Vec<Entity>,
-    /// See [`SIGNATURE`].
+    /// Changes with all that the descriptions are made of.
     pub signature: String,
 }
 

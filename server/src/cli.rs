@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::callers::{Callers, KeyCommand};
+
 const TICK_MIN: Duration = Duration::from_millis(10);
 
 const TICK_MAX: Duration = Duration::from_secs(10);
@@ -116,6 +118,9 @@ transactions and can be interrupted.")]
         #[arg(long)]
         new_id: bool,
     },
+    /// Makes keys for callers
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Lists the entities
     Entities {
         #[command(flatten)]
@@ -140,10 +145,6 @@ pub(crate) struct Serve {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Serve every caller on an address that others can reach
-    #[arg(long)]
-    pub(crate) insecure: bool,
-
     /// The most connections to Postgres
     #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) pool_size: u32,
@@ -164,6 +165,9 @@ pub(crate) struct Serve {
         value_name = "NUMBER"
     )]
     pub(crate) waiting_max: u32,
+
+    #[command(flatten)]
+    pub(crate) callers: Callers,
 }
 
 /// Reads a tick. A shorter one keeps Postgres busy; with a longer one waiting is worth little.

@@ -7,7 +7,7 @@ use highwater_server::admin::{self, EnableOptions, ListedEntity};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::{Cli, Command, Database, Enable};
-use crate::serving;
+use crate::{callers, serving};
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
@@ -58,6 +58,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             admin::rebase(&mut connect(&database).await?, new_id).await?;
             say("the database can be served; every client will fetch everything anew")
         }
+        Command::Key(command) => callers::key(command),
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
             if json {

@@ -5,9 +5,11 @@
 //! `standby` which Postgres is read from, [`page`] one page of a pull, [`samples`] the history that
 //! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
 //! [`share`] hands one page to many, [`turns`] says how many are answered at once, [`http`] has the
-//! routes. [`admin`] is what the commands other than `serve` do.
+//! routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do.
 
 pub mod admin;
+pub mod auth;
+pub mod caller;
 pub mod catalog;
 pub mod cursor;
 pub mod database;

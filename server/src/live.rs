@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
 use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError};
-use crate::scope::{Limits, Scopes};
+use crate::scope::Limits;
 use crate::share::{Handed, SharedPage, SharedPages};
 use crate::turns::Turn;
 use crate::watch::Watcher;
@@ -49,9 +49,11 @@ pub async fn answer(
     // What asks Postgres is boxed: thousands may wait here, and each would hold the room for it.
     loop {
         let is_over = stop.is_cancelled() || Instant::now() >= until;
-        let limits = match (&view, &*request.scopes) {
-            (Some(view), scopes @ Scopes::Of(_)) => Box::pin(node.limits(view.entities(), scopes)).await?,
-            (None, _) | (_, Scopes::All) => Limits::default(),
+        let limits = match &view {
+            Some(view) if !request.caller.is_unrestricted() => {
+                Box::pin(node.limits(view.entities(), &request.caller)).await?
+            }
+            _ => Limits::default(),
         };
         let known = view
             .as_ref()
@@ -91,7 +93,7 @@ pub async fn answer(
             Some(seen) => tokio::select! {
                 biased;
                 () = stop.cancelled() => Some(seen),
-                changed = watcher.changed(&seen, &request, &limits, until) => changed,
+                changed = watcher.changed(&seen, &request.entities, &limits, until) => changed,
             },
         };
         turn.resume().await;

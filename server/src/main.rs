@@ -1,5 +1,6 @@
 //! The program `highwater-server`: reads the command line and calls the library.
 
+mod callers;
 mod cli;
 mod commands;
 mod serving;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use moka::future::Cache;
 use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::caller::Caller;
 use crate::catalog::Catalog;
 use crate::database::Connection;
 use crate::entity::Entity;
-use crate::scope::{Limits, Scopes};
+use crate::scope::Limits;
 use crate::standby::Claim;
 
 /// Values of scopes that are remembered, and how long: an enum may get another value.
@@ -47,24 +48,27 @@ impl Node {
         Connection::acquire(&self.pool).await
     }
 
-    /// What may be seen of these entities by a caller with these scopes.
+    /// What a caller may see of these entities.
     pub(crate) async fn limits<'e>(
         &self,
         entities: impl IntoIterator<Item = &'e Entity>,
-        scopes: &Scopes,
+        caller: &Caller,
     ) -> Result<Limits, sqlx::Error> {
         let mut limits = Limits::default();
+        if caller.is_unrestricted() {
+            return Ok(limits);
+        }
         for entity in entities {
-            let (Some(values), Some(scope)) = (scopes.values(entity), &entity.scope) else {
-                continue;
-            };
-            let mut printed = Vec::with_capacity(values.len());
-            for value in values {
-                printed.extend(self.printed(&scope.cast, value).await?);
+            let number = entity.covered.number;
+            if !caller.may_read(&entity.name) {
+                limits.forbid(number);
+            } else if let Some(scope) = &entity.scope {
+                let mut printed = Vec::new();
+                for value in caller.values(&scope.column) {
+                    printed.extend(self.printed(&scope.cast, value).await?);
+                }
+                limits.limit(number, printed);
             }
-            printed.sort_unstable();
-            printed.dedup();
-            limits.0.insert(entity.covered.number, printed);
         }
         Ok(limits)
     }

@@ -8,38 +8,38 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::entity::Entity;
-
-/// What a caller may see, by the names of scope columns.
+/// Entities of which a caller may not see all, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Scopes {
-    /// Every row.
-    #[default]
-    All,
-    /// Of entities with a scope, the rows with these values.
-    Of(BTreeMap<String, Vec<String>>),
-}
+pub struct Limits(BTreeMap<i32, Limit>);
 
-impl Scopes {
-    /// The values that a caller has for an entity's scope, as it has them. `None` where all of its
-    /// rows may be seen.
-    pub(crate) fn values(&self, entity: &Entity) -> Option<&[String]> {
-        match (self, &entity.scope) {
-            (Self::Of(values), Some(scope)) => Some(values.get(&scope.column).map_or(&[], Vec::as_slice)),
-            (Self::All, _) | (_, None) => None,
-        }
-    }
+/// What a caller may see of an entity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Limit {
+    /// The rows of these scopes, as Postgres prints them, ascending.
+    Scopes(Vec<String>),
+    /// Nothing, nor that it is there.
+    Forbidden,
 }
-
-/// The entities of which a caller sees some scopes only, by number, with the values of these as
-/// Postgres prints them, ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Limits(pub(crate) BTreeMap<i32, Vec<String>>);
 
 impl Limits {
+    /// Limits an entity to the rows of these scopes.
+    pub(crate) fn limit(&mut self, number: i32, mut scopes: Vec<String>) {
+        scopes.sort_unstable();
+        scopes.dedup();
+        self.0.insert(number, Limit::Scopes(scopes));
+    }
+
+    /// Withholds an entity.
+    pub(crate) fn forbid(&mut self, number: i32) {
+        self.0.insert(number, Limit::Forbidden);
+    }
+
     /// The scopes that may be seen of an entity; `None` for all.
     pub fn of(&self, number: i32) -> Option<&[String]> {
-        self.0.get(&number).map(Vec::as_slice)
+        self.0.get(&number).map(|limit| match limit {
+            Limit::Scopes(scopes) => scopes.as_slice(),
+            Limit::Forbidden => &[],
+        })
     }
 
     /// Changes with what may be seen of these entities; 0 where nothing is limited.
@@ -47,23 +47,28 @@ impl Limits {
         let mut numbers: Vec<i32> = numbers.into_iter().collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let limited = numbers
-            .iter()
-            .filter_map(|number| Some((number, self.of(*number)?)));
         let mut hash = None;
-        for (number, values) in limited {
+        for number in numbers {
+            let Some(limit) = self.0.get(&number) else {
+                continue;
+            };
             let hash = hash.get_or_insert_with(Sha256::new);
             hash.update(number.to_be_bytes());
-            hash.update(values.len().to_be_bytes());
-            for value in values {
-                hash.update(value.len().to_be_bytes());
-                hash.update(value);
+            match limit {
+                Limit::Forbidden => hash.update([0]),
+                Limit::Scopes(scopes) => {
+                    hash.update([1]);
+                    hash.update(scopes.len().to_be_bytes());
+                    for scope in scopes {
+                        hash.update(scope.len().to_be_bytes());
+                        hash.update(scope);
+                    }
+                }
             }
         }
         let Some(hash) = hash else { return 0 };
         let hash = hash.finalize();
-        let first = hash.first_chunk().copied().unwrap_or_default();
-        u64::from_be_bytes(first)
+        u64::from_be_bytes(hash.first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -72,9 +77,11 @@ mod tests {
     use super::*;
 
     fn limits(of: &[(i32, &[&str])]) -> Limits {
-        let entity =
-            |(number, values): &(i32, &[&str])| (*number, values.iter().map(ToString::to_string).collect());
-        Limits(of.iter().map(entity).collect())
+        let mut limits = Limits::default();
+        for (number, scopes) in of {
+            limits.limit(*number, scopes.iter().map(ToString::to_string).collect());
+        }
+        limits
     }
 
     #[test]
@@ -87,7 +94,7 @@ mod tests {
         for other in [
             limits(&[(1, &["a"]), (2, &["a"])]),
             limits(&[(1, &["ab"]), (2, &["a"])]),
-            limits(&[(1, &["a", "b", "a"]), (2, &[])]),
+            limits(&[(1, &["a", "b"]), (2, &[])]),
             limits(&[(1, &["a", "b"])]),
             limits(&[]),
         ] {
@@ -95,5 +102,9 @@ mod tests {
         }
         assert_eq!(some.hash([1]), limits(&[(1, &["a", "b"]), (2, &["z"])]).hash([1]));
         assert_eq!(some.hash([3]), 0);
+        let mut forbidden = some.clone();
+        forbidden.forbid(2);
+        assert_ne!(some.hash([1, 2]), forbidden.hash([1, 2]));
+        assert_eq!(forbidden.of(2), Some(&[][..]));
     }
 }

@@ -1,9 +1,10 @@
 //! `highwater-server serve`: logs, signals, listener, pool.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use highwater_server::ServeOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::callers::reload_on_hangup;
 use crate::cli::{LogFormat, Serve};
 
 /// How long a request waits for a connection to Postgres.
@@ -32,16 +34,7 @@ pub(crate) fn log(format: LogFormat) {
 }
 
 pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
-    if !options.listen.ip().is_loopback() && !options.insecure {
-        bail!(
-            "{} can be reached by others, and this server does not ask callers who they are; \
-             listen on 127.0.0.1, or say --insecure",
-            options.listen
-        );
-    }
-    if options.insecure && !options.listen.ip().is_loopback() {
-        tracing::warn!(address = %options.listen, "--insecure: whoever reaches this address reads every entity");
-    }
+    let authenticator = options.callers.authenticator(options.listen).await?;
     let connect: PgConnectOptions = options
         .database
         .database_url
@@ -58,11 +51,15 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
+    if let Some(authenticator) = &authenticator {
+        reload_on_hangup(Arc::clone(authenticator))?;
+    }
     tracing::info!(address = %listener.local_addr()?, "serving");
     let chosen = ServeOptions {
         tick: options.tick,
         requests_max: usize::try_from(options.requests_max)?,
         waiting_max: usize::try_from(options.waiting_max)?,
+        authenticator,
         ..ServeOptions::default()
     };
     highwater_server::serve(listener, pool, chosen, shutdown).await?;

@@ -11,14 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use highwater_shared::EntityName;
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
-use crate::page::{self, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since};
-use crate::scope::{Limits, Scopes};
+use crate::page::{
+    self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since,
+};
+use crate::scope::Limits;
 use crate::snapshot::Snapshot;
 use crate::watch::{View, Watcher};
 
@@ -80,8 +81,10 @@ pub enum Handed {
 struct Question {
     /// A cursor; nothing for a first pull.
     since: Option<String>,
-    entities: Option<Vec<EntityName>>,
-    scopes: Arc<Scopes>,
+    entities: Asked,
+    /// Who is limited shares with those alone who are limited alike.
+    is_unrestricted: bool,
+    limits: Limits,
     limit: u64,
     format: Format,
 }
@@ -129,7 +132,8 @@ impl SharedPages {
         let question = Question {
             since,
             entities: request.entities.clone(),
-            scopes: Arc::clone(&request.scopes),
+            is_unrestricted: request.caller.is_unrestricted(),
+            limits: limits.clone(),
             limit: request.limit,
             format: request.format,
         };
@@ -140,7 +144,7 @@ impl SharedPages {
         for _ in 0..ATTEMPTS_MAX {
             let (first, led) = oneshot::channel();
             let (node, watcher) = (Arc::clone(node), Arc::clone(watcher));
-            let read = read(node, watcher, request.clone(), bytes_max, first);
+            let read = read(node, watcher, request.clone(), limits.clone(), bytes_max, first);
             let (pages, asked) = (self.pages.clone(), question.clone());
             let mut shared = Box::pin(async move { pages.try_get_with(asked, read).await });
             let page = tokio::select! {
@@ -152,7 +156,7 @@ impl SharedPages {
                 }
                 page = &mut shared => page.ok()?,
             };
-            if is_midway || view.is_seen_by(&page.snapshot, request.entities.as_deref(), limits) {
+            if is_midway || view.is_seen_by(&page.snapshot, &request.entities, limits) {
                 return Some(Handed::Whole(page));
             }
             // Another caller may have put a newer one in its place.
@@ -172,6 +176,7 @@ async fn read(
     node: Arc<Node>,
     watcher: Arc<Watcher>,
     request: PageRequest,
+    limits: Limits,
     bytes_max: usize,
     first: oneshot::Sender<Pieces>,
 ) -> Result<Arc<SharedPage>, ReadError> {
@@ -180,6 +185,11 @@ async fn read(
         Opened::Page(page) => *page,
         Opened::Behind(_) => return Err(ReadError::Abandoned),
     };
+    if *page.limits() != limits {
+        // An entity or a scope came or went meanwhile, and those who share may differ in it.
+        page.let_go().await?;
+        return Err(ReadError::Abandoned);
+    }
     let (is_empty, snapshot) = (page.is_empty(), page.snapshot().clone());
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let output = Output::new(format, sender);

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use headers::{CacheControl, ETag, HeaderMapExt as _, IfNoneMatch};
 
 use super::query::Parameters;
+use crate::caller::Caller;
 
 /// How old a page may be that a proxy hands to others. A caller's own cache keeps none: who commits
 /// and then asks the server itself finds the commit.
@@ -49,10 +50,15 @@ pub(super) struct Kept<'a> {
 }
 
 impl Terms {
-    pub(super) fn of(version: Version, headers: &HeaderMap, parameters: &Parameters) -> Self {
-        // Nobody is asked who they are yet. Whoever says so all the same may have said it to a
+    pub(super) fn of(
+        version: Version,
+        headers: &HeaderMap,
+        caller: &Caller,
+        parameters: &Parameters,
+    ) -> Self {
+        // Where nobody is asked who they are, whoever says so all the same may have said it to a
         // proxy, and no answer to it may reach another.
-        let purpose = if headers.contains_key(AUTHORIZATION) {
+        let purpose = if !caller.is_unrestricted() || headers.contains_key(AUTHORIZATION) {
             Purpose::Own
         } else if version < Version::HTTP_11 {
             Purpose::Uncertain

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::RawQuery;
+use axum::extract::{Extension, RawQuery};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, Uri, Version};
 use axum::response::{IntoResponse, Json, Response};
@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::caching::{Kept, Terms};
 use super::problem::Refusal;
-use super::{Shared, State, accept, query};
+use super::{Shared, State, accept, callers, query};
+use crate::caller::Caller;
 use crate::database;
 use crate::entity;
 use crate::live::{self, Answer};
@@ -28,6 +29,7 @@ const PIECES_WAITING_MAX: usize = 4;
 pub(super) async fn changes(
     shared: State,
     version: Version,
+    Extension(caller): Extension<Caller>,
     RawQuery(text): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -38,12 +40,13 @@ pub(super) async fn changes(
             format!("a page is served as {JSON_MEDIA_TYPE} or {COPY_MEDIA_TYPE}"),
         )
     })?;
-    let terms = Terms::of(version, &headers, &parameters);
+    let terms = Terms::of(version, &headers, &caller, &parameters);
+    let asked = callers::asked(&caller, parameters.entities)?;
     let mut turn = shared.turns.take()?;
     let request = PageRequest {
         since: parameters.since,
-        entities: parameters.entities,
-        scopes: Arc::default(),
+        entities: asked,
+        caller,
         limit: parameters.limit,
         time_max: shared.options.page_time_max,
         format,
@@ -130,9 +133,19 @@ async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), 
 }
 
 /// `GET /entities`
-pub(super) async fn entities(shared: State) -> Result<Response, Refusal> {
+pub(super) async fn entities(
+    shared: State,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
     let _turn = shared.turns.take()?;
-    let entities = entity::list(&shared.node).await?;
+    let mut entities = entity::list(&shared.node).await?;
+    entities.retain(|entity| caller.may_read(&entity.name));
+    for entity in &mut entities {
+        // How many rows others have is not for who sees some.
+        entity.estimated_rows = entity
+            .estimated_rows
+            .filter(|_| entity.scope.is_none() || caller.is_unrestricted());
+    }
     let mut list = EntityList {
         entities: entities.iter().map(entity::Entity::describe).collect(),
     };

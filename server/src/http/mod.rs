@@ -2,6 +2,7 @@
 
 mod accept;
 mod caching;
+mod callers;
 mod connection;
 mod handlers;
 mod options;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
+use axum::middleware;
 use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use highwater_shared::SOURCE_HEADER;
@@ -26,7 +28,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tracing::{Level, field};
 use uuid::Uuid;
 
 pub use self::options::ServeOptions;
@@ -106,6 +108,14 @@ pub async fn serve(
             shared.watcher.watch(&shared.node, tick, shutdown).await;
         })
     };
+    let authenticating = {
+        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        tokio::spawn(async move {
+            if let Some(authenticator) = &shared.options.authenticator {
+                authenticator.watch(&shutdown).await;
+            }
+        })
+    };
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
     connection::widen(&listener);
@@ -121,6 +131,7 @@ pub async fn serve(
         () = overdue => tracing::warn!("responses were still running after {GRACE_MAX:?}; they are cut off"),
     }
     watching.abort();
+    authenticating.abort();
     Ok(())
 }
 
@@ -129,6 +140,11 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
     Router::new()
         .route("/changes", get(handlers::changes))
         .route("/entities", get(handlers::entities))
+        // Those above are for callers who are known, those below for everybody.
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            callers::admit,
+        ))
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
         .fallback(handlers::not_found)
@@ -161,5 +177,6 @@ fn span<B>(request: &Request<B>) -> tracing::Span {
         .get(REQUEST_ID)
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default();
-    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+    let (method, path) = (request.method(), request.uri().path());
+    tracing::info_span!("request", id, %method, path, caller = field::Empty)
 }

@@ -1,7 +1,9 @@
 //! What can be chosen of a server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Authenticator;
 use crate::page::{PAGE_TIME_MAX, SEND_WAIT_MAX};
 
 /// What can be chosen of a server. The default is what `highwater-server serve` does without options.
@@ -18,6 +20,8 @@ pub struct ServeOptions {
     pub page_time_max: Duration,
     /// How long a reader may stand still in the middle of a page before it is cut off.
     pub send_wait_max: Duration,
+    /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
+    pub authenticator: Option<Arc<Authenticator>>,
 }
 
 impl Default for ServeOptions {
@@ -28,6 +32,7 @@ impl Default for ServeOptions {
             waiting_max: 20_000,
             page_time_max: PAGE_TIME_MAX,
             send_wait_max: SEND_WAIT_MAX,
+            authenticator: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use highwater_shared::{Code, PROBLEM_MEDIA_TYPE, Problem, ResyncReason};
@@ -18,6 +18,8 @@ pub(super) struct Refusal {
     code: Code,
     detail: String,
     reason: Option<ResyncReason>,
+    /// How the caller may say who it is.
+    challenge: Option<&'static str>,
 }
 
 impl Refusal {
@@ -26,7 +28,13 @@ impl Refusal {
             code,
             detail,
             reason: None,
+            challenge: None,
         }
+    }
+
+    pub(super) fn with_challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 }
 
@@ -36,9 +44,8 @@ impl From<ReadError> for Refusal {
         match error {
             ReadError::UnknownEntity(_) => Self::new(Code::UnknownEntity, detail),
             ReadError::Resync(reason) => Self {
-                code: Code::ResyncRequired,
-                detail,
                 reason: Some(reason),
+                ..Self::new(Code::ResyncRequired, detail)
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
             ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
@@ -102,6 +109,10 @@ impl IntoResponse for Refusal {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if let Some(challenge) = self.challenge {
+            let challenge = HeaderValue::from_static(challenge);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }

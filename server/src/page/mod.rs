@@ -1,9 +1,8 @@
 //! One page: what a caller has not seen, read in one transaction, in the order of the protocol.
 //!
 //! `open` begins the transaction, asks what has changed (`probe`) and decides what is to be sent
-//! (`plan`); `send` lets the rows
-//! pass from Postgres to the response without decoding them (`rows`, by statements from `sql`,
-//! through `output`).
+//! (`plan`); `send` lets the rows pass from Postgres to the response without decoding them (`rows`,
+//! by statements from `sql`, through `output`).
 
 #[cfg(test)]
 mod cost;
@@ -17,13 +16,14 @@ mod send;
 mod slow;
 mod sql;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
+use crate::caller::Caller;
 use crate::cursor::Cursor;
-use crate::scope::Scopes;
 
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
@@ -67,16 +67,46 @@ impl Since {
 pub struct PageRequest {
     /// What the caller has.
     pub since: Since,
-    /// The entities wanted; `None` for all.
-    pub entities: Option<Vec<EntityName>>,
-    /// Which rows of them the caller may see.
-    pub scopes: Arc<Scopes>,
+    /// The entities wanted.
+    pub entities: Asked,
+    /// Who asks, and so which rows of them may be seen.
+    pub caller: Caller,
     /// The most rows wanted.
     pub limit: u64,
     /// The time after which the page ends where it stands.
     pub time_max: Duration,
     /// The form wanted.
     pub format: Format,
+}
+
+/// Which entities are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// All that there are.
+    All,
+    /// These; each must be there.
+    These(Vec<EntityName>),
+    /// Those of these that are there.
+    AmongThese(Arc<BTreeSet<EntityName>>),
+}
+
+impl Asked {
+    /// Whether an entity of this name is asked for.
+    pub fn holds(&self, name: &EntityName) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.contains(name),
+            Self::AmongThese(names) => names.contains(name),
+        }
+    }
+
+    /// The entities that must be there.
+    pub fn needed(&self) -> &[EntityName] {
+        match self {
+            Self::These(names) => names,
+            Self::All | Self::AmongThese(_) => &[],
+        }
+    }
 }
 
 /// The two forms of a page. They mean the same.

@@ -9,13 +9,14 @@ use sqlx::postgres::PgRow;
 use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
 use super::sql::Range;
-use super::{PageRequest, ReadError, Since};
+use super::{Asked, PageRequest, ReadError, Since};
+use crate::caller::Caller;
 use crate::cursor::Seen;
 use crate::database::{Connection, LogEnd, Moment};
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::samples;
-use crate::scope::{Limits, Scopes};
+use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
 
 /// How often a page is begun because tables were altered meanwhile.
@@ -131,6 +132,11 @@ impl OpenPage {
         self.plan.fresh && !self.plan.parts.iter().any(holds_any)
     }
 
+    /// What its caller may see.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// What it has seen.
     pub fn snapshot(&self) -> &Snapshot {
         &self.moment.snapshot
@@ -178,15 +184,15 @@ async fn begin(
     request: &PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
     let (seen, covered) = plan::seen(&request.since);
-    let names = request.entities.as_deref();
     let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
-    let mut look = look_at(connection, node, names, &seen, Some(&request.scopes), goes_on).await?;
+    let asked = &request.entities;
+    let mut look = look_at(connection, node, asked, &seen, Some(&request.caller), goes_on).await?;
     let evidence = evidence(connection, &request.since, &look.moment).await?;
     if plan::check(&request.since, &look.moment, &evidence, &look.limits)? == Standing::Behind {
         return behind(&request.since, &look.entities).map(Err);
     }
     if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
-        if request.entities.is_some() {
+        if !request.entities.needed().is_empty() {
             return Err(ReadError::Unavailable(fault));
         }
         tracing::warn!(fault, "an entity is left out");
@@ -245,7 +251,7 @@ pub(crate) async fn look(
     seen: &Snapshot,
 ) -> Result<Look, ReadError> {
     let seen = Seen::Snapshot(seen.clone());
-    look_at(connection, node, None, &seen, None, |entity| {
+    look_at(connection, node, &Asked::All, &seen, None, |entity| {
         entity.fault.is_none()
     })
     .await
@@ -256,9 +262,9 @@ pub(crate) async fn look(
 async fn look_at(
     connection: &mut Connection,
     node: &Node,
-    names: Option<&[EntityName]>,
+    asked: &Asked,
     seen: &Seen,
-    scopes: Option<&Scopes>,
+    caller: Option<&Caller>,
     wanted: impl Fn(&Entity) -> bool,
 ) -> Result<Look, ReadError> {
     let mut remembered = node.catalog.known();
@@ -268,17 +274,18 @@ async fn look_at(
             Some(known) => known,
             None => node.catalog.read(connection).await?,
         };
-        let entities = match select(&known.entities, names) {
+        let entities = match select(&known.entities, asked) {
             Err(_) if was_remembered => continue,
             selected => selected?,
         };
-        let limits = node
-            .limits(&known.entities, scopes.unwrap_or(&Scopes::All))
-            .await?;
+        let limits = match caller {
+            Some(caller) => node.limits(&known.entities, caller).await?,
+            None => Limits::default(),
+        };
         let probed: Vec<(&Entity, Probed<'_>)> = entities
             .iter()
             .filter(|entity| wanted(entity))
-            .map(|entity| match scopes {
+            .map(|entity| match caller {
                 Some(_) => (entity, Probed::Within(limits.of(entity.covered.number))),
                 None => (entity, Probed::WithScopes),
             })
@@ -359,17 +366,12 @@ fn behind(since: &Since, entities: &[Entity]) -> Result<Trailer, ReadError> {
 }
 
 /// The entities asked for, by number.
-fn select(all: &[Entity], names: Option<&[EntityName]>) -> Result<Vec<Entity>, ReadError> {
-    let Some(names) = names else {
-        return Ok(all.to_vec());
-    };
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| all.iter().all(|entity| entity.name != **name))
-    {
+fn select(all: &[Entity], asked: &Asked) -> Result<Vec<Entity>, ReadError> {
+    let is_unknown = |name: &&EntityName| all.iter().all(|entity| entity.name != **name);
+    if let Some(unknown) = asked.needed().iter().find(is_unknown) {
         return Err(ReadError::UnknownEntity(unknown.clone()));
     }
-    let is_asked = |entity: &&Entity| names.contains(&entity.name);
+    let is_asked = |entity: &&Entity| asked.holds(&entity.name);
     Ok(all.iter().filter(is_asked).cloned().collect())
 }
 

@@ -9,8 +9,9 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Format, Opened, Output, PAGE_ROWS, PAGE_TIME_MAX, PageRequest, ReadError, Since};
+use super::{Asked, Format, Opened, Output, PAGE_ROWS, PAGE_TIME_MAX, PageRequest, ReadError, Since};
 use crate::admin::{self, EnableOptions};
+use crate::caller::Caller;
 use crate::cursor::Cursor;
 use crate::node::Node;
 use crate::samples::Samples;
@@ -22,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
-        entities: None,
-        scopes: Arc::default(),
+        entities: Asked::All,
+        caller: Caller::anyone(),
         limit: PAGE_ROWS,
         time_max: 5 * PAUSE,
         format: Format::Json,
@@ -94,8 +95,8 @@ async fn a_reader_that_stands_still_is_cut_off() {
 async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
         since: Since::Nothing,
-        entities: None,
-        scopes: Arc::default(),
+        entities: Asked::All,
+        caller: Caller::anyone(),
         limit,
         time_max: PAGE_TIME_MAX,
         format: Format::Json,

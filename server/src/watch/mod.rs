@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use highwater_shared::EntityName;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -26,9 +25,9 @@ use self::view::{Ground, Watched};
 use crate::database::Connection;
 use crate::entity::Entity;
 use crate::node::Node;
-use crate::page::{self, PageRequest, ReadError};
+use crate::page::{self, Asked, ReadError};
 use crate::samples::Samples;
-use crate::scope::{Limits, Scopes};
+use crate::scope::Limits;
 use crate::snapshot::Snapshot;
 
 /// How often the source is looked at while nobody waits: the samples must not grow old.
@@ -48,18 +47,11 @@ pub struct Watcher {
     looks: watch::Sender<Look>,
     wanted: Notify,
     /// Those who wait, by the entities that they wait for: nobody else is woken.
-    groups: Mutex<HashMap<Group, Waiting>>,
+    groups: Mutex<HashMap<Group, watch::Sender<Option<Arc<View>>>>>,
 }
 
-/// Callers who wait for the same: entities, `None` for all, and what of them they may see.
-type Group = (Option<Vec<EntityName>>, Arc<Scopes>);
-
-/// Those of a group.
-#[derive(Debug)]
-struct Waiting {
-    views: watch::Sender<Option<Arc<View>>>,
-    limits: Limits,
-}
+/// Callers who wait for the same: entities, and what of them they may see.
+type Group = (Asked, Limits);
 
 /// What a look has shown; `None` where it failed.
 #[derive(Clone, Debug, Default)]
@@ -131,26 +123,19 @@ impl Watcher {
     pub async fn changed(
         &self,
         view: &View,
-        request: &PageRequest,
+        asked: &Asked,
         limits: &Limits,
         until: Instant,
     ) -> Option<Arc<View>> {
-        let names = request.entities.as_deref();
         let (mut changes, is_first) = {
             let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
             let is_first = groups.is_empty();
-            let group = (request.entities.clone(), Arc::clone(&request.scopes));
-            let waiting = groups.entry(group).or_insert_with(|| Waiting {
-                views: watch::Sender::default(),
-                limits: limits.clone(),
-            });
-            // Values may have become some since the group began.
-            waiting.limits.clone_from(limits);
-            (waiting.views.subscribe(), is_first)
+            let group = groups.entry((asked.clone(), limits.clone())).or_default();
+            (group.subscribe(), is_first)
         };
         // What changed before this subscribed.
         let now = self.latest();
-        if now.as_ref().is_some_and(|now| now.differs(view, names, limits)) {
+        if now.as_ref().is_some_and(|now| now.differs(view, asked, limits)) {
             return now;
         }
         if is_first {
@@ -174,18 +159,16 @@ impl Watcher {
     /// Wakes those for whom something has changed, and forgets the groups that nobody is in.
     fn wake(&self, last: Option<&Arc<View>>, now: Option<&Arc<View>>) {
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.retain(|_, waiting| waiting.views.receiver_count() > 0);
-        for ((names, _), waiting) in groups.iter() {
+        groups.retain(|_, waiting| waiting.receiver_count() > 0);
+        for ((asked, limits), waiting) in groups.iter() {
             let same = match (last, now) {
-                (Some(last), Some(now)) => {
-                    Arc::ptr_eq(last, now) || !now.differs(last, names.as_deref(), &waiting.limits)
-                }
+                (Some(last), Some(now)) => Arc::ptr_eq(last, now) || !now.differs(last, asked, limits),
                 // A source that cannot be looked at has not changed, as far as is known.
                 (_, None) => true,
                 (None, Some(_)) => false,
             };
             if !same {
-                waiting.views.send_replace(now.cloned());
+                waiting.send_replace(now.cloned());
             }
         }
     }

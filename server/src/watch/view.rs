@@ -8,7 +8,7 @@ use super::scopes::ScopeChanges;
 use crate::cursor::{Covered, Cursor, Lsn, Seen};
 use crate::database::Moment;
 use crate::entity::Entity;
-use crate::page::{self, Evidence, PageRequest, Since, Standing};
+use crate::page::{self, Asked, Evidence, PageRequest, Since, Standing};
 use crate::samples::Samples;
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
@@ -66,7 +66,7 @@ impl View {
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
-        let asked = self.asked(request.entities.as_deref())?;
+        let asked = self.asked(&request.entities)?;
         let lacks_nothing = asked.iter().all(|watched| {
             seen.covers(&self.changed(watched, limits).snapshot)
                 && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
@@ -75,9 +75,9 @@ impl View {
     }
 
     /// Whether a page with this snapshot holds every change that this view knows of.
-    pub fn is_seen_by(&self, snapshot: &Snapshot, names: Option<&[EntityName]>, limits: &Limits) -> bool {
+    pub fn is_seen_by(&self, snapshot: &Snapshot, asked: &Asked, limits: &Limits) -> bool {
         let is_seen = |watched: &&Watched| snapshot.covers(&self.changed(watched, limits).snapshot);
-        self.asked(names).is_some_and(|asked| asked.iter().all(is_seen))
+        self.asked(asked).is_some_and(|asked| asked.iter().all(is_seen))
     }
 
     /// When what a caller may see of an entity was changed last.
@@ -90,19 +90,19 @@ impl View {
     }
 
     /// The entities asked for; `None` where one of them cannot be served as this view has it.
-    pub(super) fn asked(&self, names: Option<&[EntityName]>) -> Option<Vec<&Watched>> {
+    pub(super) fn asked(&self, asked: &Asked) -> Option<Vec<&Watched>> {
         let is_asked = |watched: &&Watched| {
             let entity = &watched.entity;
-            entity.fault.is_none() && names.is_none_or(|names| names.contains(&entity.name))
+            entity.fault.is_none() && asked.holds(&entity.name)
         };
-        let asked: Vec<&Watched> = self.entities.iter().filter(is_asked).collect();
-        let is_served = |name: &EntityName| asked.iter().any(|watched| watched.entity.name == *name);
-        names.unwrap_or_default().iter().all(is_served).then_some(asked)
+        let found: Vec<&Watched> = self.entities.iter().filter(is_asked).collect();
+        let is_served = |name: &EntityName| found.iter().any(|watched| watched.entity.name == *name);
+        asked.needed().iter().all(is_served).then_some(found)
     }
 
     /// Whether an entity that is asked for has changed since `earlier`, as far as a caller may see it.
-    pub(super) fn differs(&self, earlier: &Self, names: Option<&[EntityName]>, limits: &Limits) -> bool {
-        let (Some(now), Some(then)) = (self.asked(names), earlier.asked(names)) else {
+    pub(super) fn differs(&self, earlier: &Self, asked: &Asked, limits: &Limits) -> bool {
+        let (Some(now), Some(then)) = (self.asked(asked), earlier.asked(asked)) else {
             return true;
         };
         let covered = |asked: &[&Watched]| -> Vec<Covered> {

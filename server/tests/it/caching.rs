@@ -99,7 +99,7 @@ async fn errors_and_signs_of_life_are_not_kept() {
     }
 }
 
-/// Nobody is asked who they are yet; but a proxy may have asked.
+/// Where the server asks nobody who they are, a proxy may have asked.
 #[tokio::test]
 async fn what_a_named_caller_gets_is_for_nobody_else() {
     let (rig, since) = rig().await;

@@ -10,6 +10,7 @@
 mod adopting;
 mod bounds;
 mod caching;
+mod callers;
 mod dates;
 mod deltas;
 mod durability;
@@ -24,5 +25,7 @@ mod retention;
 mod rewriting;
 mod rig;
 mod rights;
+mod scopes;
 mod snapshots;
 mod standby;
+mod tokens;

@@ -218,3 +218,151 @@ async fn a_stop_ends_waits_with_an_empty_page() {
     assert_eq!(status.and_then(|status| status.code()), Some(0));
     assert!(began.elapsed() < Duration::from_secs(15));
 }
+
+/// Starts the program, and gives its address and what it logs, line by line.
+fn serve(arguments: &[&str]) -> (Process, String, impl Iterator<Item = String> + use<>) {
+    use std::io::{BufRead as _, BufReader};
+
+    let mut serve = program(
+        &[
+            &["serve", "--listen", "127.0.0.1:0", "--log-format", "json"],
+            arguments,
+        ]
+        .concat(),
+    );
+    serve.stderr(std::process::Stdio::piped());
+    let mut process = Process::spawn(serve).unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let address = loop {
+        let line: serde_json::Value = serde_json::from_str(&log.next().unwrap()).unwrap();
+        if line["fields"]["message"] == "serving" {
+            break line["fields"]["address"].as_str().unwrap().to_owned();
+        }
+    };
+    (process, address, log)
+}
+
+/// A key is made and printed once, lets its holder in, and shows nowhere else; SIGHUP has the file
+/// read again.
+#[tokio::test]
+async fn a_key_lets_in_and_shows_nowhere() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let file = file.to_str().unwrap();
+    let new = [
+        "key",
+        "new",
+        "--api-keys",
+        file,
+        "--name",
+        "till-7",
+        "--expires",
+        "90d",
+    ];
+    let grants = [
+        "--entity",
+        "product",
+        "--scope",
+        "tenant_id=7",
+        "--scope",
+        "tenant_id=8",
+    ];
+    let (code, key, said) = output(&[&new[..], &grants].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let key = key.trim_end();
+    let secret = key.splitn(3, '_').nth(2).unwrap();
+    assert!(
+        key.starts_with("hw_") && !key.contains(char::is_whitespace),
+        "{key}"
+    );
+    assert!(said.contains("till-7") && !said.contains(secret), "{said}");
+    let kept = std::fs::read_to_string(file).unwrap();
+    assert!(
+        kept.contains("\"tenant_id\":[\"7\",\"8\"]") && !kept.contains(secret),
+        "{kept}"
+    );
+
+    let (mut process, address, mut log) = serve(&["--database-url", &rig.database.url(), "--api-keys", file]);
+    let http = reqwest::Client::new();
+    let ask = async |key: &str| {
+        let request = http.get(format!("http://{address}/changes"));
+        request.bearer_auth(key).send().await.unwrap().status()
+    };
+    assert_eq!(ask(key).await, 200);
+    let forged = format!("{}AAAA", &key[..key.len() - 4]);
+    assert_eq!(ask(&forged).await, 401);
+    assert_eq!(ask("hw_0123456789abcdef_forged").await, 401);
+    process.signal(Signal::Hangup).unwrap();
+    let mut logged: Vec<String> = Vec::new();
+    while logged
+        .last()
+        .is_none_or(|line| !line.contains("\"message\":\"read again\""))
+    {
+        logged.push(log.next().unwrap());
+    }
+    assert_eq!(ask(key).await, 200);
+    process.signal(Signal::Terminate).unwrap();
+    logged.extend(log);
+    let logged = logged.join("\n");
+    assert!(
+        logged.contains("\"reason\":\"the secret is not that of the key"),
+        "{logged}"
+    );
+    assert!(logged.contains("\"caller\":\"till-7\""), "{logged}");
+    for hidden in [secret, &forged[20..], "forged"] {
+        assert!(!logged.contains(hidden), "{logged}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_serves_others_without_saying_who_may_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let path = file.to_str().unwrap();
+    // Without a Postgres: what is asked before is what matters here.
+    let nowhere = [
+        "serve",
+        "--listen",
+        "0.0.0.0:0",
+        "--database-url",
+        "postgres://nobody@127.0.0.1:1/x",
+    ];
+    let serve = |more: &[&str]| {
+        let (code, _, said) = output(&[&nowhere[..], more].concat());
+        assert_eq!(code, Some(1), "{said}");
+        said
+    };
+    let said = serve(&[]);
+    assert!(
+        said.contains("--api-keys") && said.contains("--insecure"),
+        "{said}"
+    );
+    let said = serve(&["--insecure"]);
+    assert!(
+        said.contains("reads every entity") && said.contains("cannot connect"),
+        "{said}"
+    );
+    std::fs::write(&file, "# none yet\n").unwrap();
+    let said = serve(&["--api-keys", path]);
+    assert!(
+        said.contains("cannot connect") && !said.contains("--insecure"),
+        "{said}"
+    );
+    std::fs::write(&file, "# none yet\n{\"id\": 7}\n").unwrap();
+    let said = serve(&["--api-keys", path]);
+    assert!(
+        said.contains("line 2: ") && !said.contains("cannot connect"),
+        "{said}"
+    );
+    std::fs::write(&file, "short").unwrap();
+    let said = serve(&["--jwt-secret-file", path]);
+    assert!(said.contains("line 1: ") && !said.contains("short"), "{said}");
+    let said = serve(&["--jwt-secret-file", path, "--jwt-algorithm", "RS256"]);
+    assert!(said.contains("HS256 goes with"), "{said}");
+    let said = serve(&["--jwt-jwks", "http://issuer.example/keys"]);
+    assert!(said.contains("only https"), "{said}");
+}

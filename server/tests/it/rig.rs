@@ -127,6 +127,13 @@ impl Served {
             .expect("a response")
     }
 
+    /// GETs a path and says who asks.
+    pub(crate) async fn get_by(&self, path: &str, authorization: &str) -> reqwest::Response {
+        let url = format!("http://{}{path}", self.address);
+        let request = self.http.get(url).header("authorization", authorization);
+        request.send().await.expect("a response")
+    }
+
     /// GETs a page that must be there.
     pub(crate) async fn page(&self, query: &str) -> Value {
         let response = self.get(&format!("/changes?{query}")).await;

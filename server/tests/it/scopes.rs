@@ -1,0 +1,416 @@
+//! Scopes: what a caller sees of the rows that others share a table with, and what it never does.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use highwater_server::ServeOptions;
+use highwater_server::admin::{self, EnableOptions};
+use highwater_server::auth::{AuthOptions, Authenticator, TokenKeys, TokenOptions};
+use highwater_testbed::Copy;
+use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
+use rand::rngs::StdRng;
+use rand::seq::IndexedMutRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+
+use crate::rig::{Rig, Served};
+
+const SECRET: &str = "a secret that only this test knows, and it is long enough";
+
+const TABLES: &str = "create table product (id int primary key, tenant int, name text);
+    insert into product select g, g % 3 + 1, 'p' || g from generate_series(1, 30) g;
+    create table news (id int primary key, title text);
+    insert into news values (1, 'for all')";
+
+/// Products of tenants, and news for all of them.
+struct Tenants {
+    rig: Rig,
+    server: Served,
+    _folder: tempfile::TempDir,
+}
+
+impl Tenants {
+    async fn start() -> Self {
+        let rig = Rig::start(TABLES).await;
+        let mut connection = rig.database.connect().await.unwrap();
+        let by_tenant = EnableOptions {
+            scope: Some("tenant".to_owned()),
+            ..EnableOptions::default()
+        };
+        admin::enable(&mut connection, "product", &by_tenant)
+            .await
+            .unwrap();
+        rig.enable(&["news"]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, SECRET).unwrap();
+        let options = AuthOptions {
+            api_keys: None,
+            tokens: Some(TokenOptions {
+                keys: TokenKeys::Secrets(file),
+                algorithms: Vec::new(),
+                audiences: Vec::new(),
+                issuers: Vec::new(),
+            }),
+        };
+        let authenticator = Authenticator::open(options).await.unwrap();
+        let options = ServeOptions {
+            authenticator: Some(Arc::new(authenticator)),
+            ..ServeOptions::default()
+        };
+        let server = Served::start_with(&rig.pool, options).await;
+        Self {
+            rig,
+            server,
+            _folder: folder,
+        }
+    }
+
+    async fn get(&self, query: &str, caller: &str) -> reqwest::Response {
+        self.server.get_by(&format!("/changes?{query}"), caller).await
+    }
+
+    async fn page(&self, query: &str, caller: &str) -> Value {
+        let response = self.get(query, caller).await;
+        assert_eq!(response.status(), StatusCode::OK, "{query}");
+        response.json().await.unwrap()
+    }
+
+    /// Pulls to the end, in pages of `limit`; begins anew where the scopes have changed. Tells whether
+    /// they had.
+    async fn pull(&self, copy: &mut Copy, caller: &str, limit: usize) -> bool {
+        let mut changed = false;
+        loop {
+            let since = copy
+                .since
+                .clone()
+                .map_or(String::new(), |since| format!("since={since}&"));
+            let response = self.get(&format!("{since}limit={limit}"), caller).await;
+            let status = response.status();
+            let page: Value = response.json().await.unwrap();
+            if status == StatusCode::GONE {
+                assert_eq!(page["reason"], "scope_changed", "{page}");
+                copy.since = None;
+                changed = true;
+                continue;
+            }
+            assert_eq!(status, StatusCode::OK, "{page}");
+            if !copy.apply(&page) {
+                return changed;
+            }
+        }
+    }
+
+    /// The live products of these tenants, by key.
+    async fn products(&self, tenants: &[i32]) -> BTreeMap<String, Value> {
+        let rows: Vec<(i32, i32, Option<String>)> =
+            sqlx::query_as("select id, tenant, name from product where not deleted and tenant = any ($1)")
+                .bind(tenants)
+                .fetch_all(&self.rig.pool)
+                .await
+                .unwrap();
+        rows.into_iter()
+            .map(|(id, tenant, name)| {
+                let row = json!({"id": id, "tenant": tenant, "name": name});
+                (json!({ "id": id }).to_string(), row)
+            })
+            .collect()
+    }
+}
+
+/// A caller whose token claims this.
+fn caller(claims: &Value) -> String {
+    let mut all = json!({"sub": "till", "exp": get_current_timestamp() + 3_600});
+    all.as_object_mut()
+        .unwrap()
+        .extend(claims.as_object().unwrap().clone());
+    let token = jsonwebtoken::encode(
+        &Header::default(),
+        &all,
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    );
+    format!("Bearer {}", token.unwrap())
+}
+
+fn of(tenants: &[i32]) -> String {
+    caller(&json!({ "tenant": tenants }))
+}
+
+fn changes(page: &Value) -> Vec<Value> {
+    page["changes"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_caller_sees_the_rows_of_its_scopes_and_what_has_none() {
+    let tenants = Tenants::start().await;
+    for (claims, seen) in [
+        (json!({"tenant": 1}), &[1][..]),
+        (json!({"tenant": "01"}), &[1]),
+        (json!({"tenant": ["3", 1, 1]}), &[1, 3]),
+        (json!({"tenant": "none of these"}), &[]),
+        (json!({"tenant": 99}), &[]),
+        (json!({}), &[]),
+    ] {
+        for limit in [3, 1000] {
+            let mut copy = Copy::default();
+            tenants.pull(&mut copy, &caller(&claims), limit).await;
+            assert_eq!(copy.rows("product"), tenants.products(seen).await, "{claims}");
+            assert_eq!(copy.rows("news").len(), 1, "{claims}");
+        }
+    }
+    let list: Value = tenants
+        .server
+        .get_by("/entities", &of(&[1]))
+        .await
+        .json()
+        .await
+        .unwrap();
+    for entity in list["entities"].as_array().unwrap() {
+        assert!(
+            entity["name"] != "product" || entity.get("estimatedRows").is_none_or(Value::is_null),
+            "{entity}"
+        );
+    }
+    let copy_form = tenants
+        .server
+        .get_by("/changes?entity=product", &of(&[]))
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert!(!copy_form.contains("p1"), "{copy_form}");
+}
+
+#[tokio::test]
+async fn a_row_that_changes_its_scope_leaves_one_and_arrives_in_another() {
+    let tenants = Tenants::start().await;
+    let (first, second) = (of(&[1]), of(&[2]));
+    let mut copies = [Copy::default(), Copy::default()];
+    for (copy, caller) in copies.iter_mut().zip([&first, &second]) {
+        tenants.pull(copy, caller, 1000).await;
+    }
+    // 3 is the first tenant's, 1 the second's.
+    tenants
+        .rig
+        .run("update product set tenant = 2 where id = 3; update product set name = 'secret' where id = 3")
+        .await;
+    tenants.rig.run("delete from product where id = 1").await;
+    let since = |copy: &Copy| format!("since={}", copy.since.clone().unwrap());
+    let left = changes(&tenants.page(&since(&copies[0]), &first).await);
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(
+        (&left[0]["reason"], &left[0]["key"]),
+        (&json!("out_of_scope"), &json!({"id": 3}))
+    );
+    assert_eq!(
+        (&left[0]["deleted"], &left[0]["row"]),
+        (&json!(true), &Value::Null)
+    );
+    let arrived = changes(&tenants.page(&since(&copies[1]), &second).await);
+    assert_eq!(arrived.len(), 2, "{arrived:?}");
+    assert_eq!(
+        (&arrived[0]["reason"], &arrived[0]["key"]),
+        (&json!("deleted"), &json!({"id": 1}))
+    );
+    assert_eq!(arrived[1]["row"]["name"], "secret");
+    // What becomes of it elsewhere the first one never hears.
+    tenants.pull(&mut copies[0], &first, 1000).await;
+    tenants
+        .rig
+        .run("update product set deleted = true where id = 3")
+        .await;
+    assert!(changes(&tenants.page(&since(&copies[0]), &first).await).is_empty());
+    // It comes back, and is no tombstone any more.
+    tenants
+        .rig
+        .run("update product set deleted = false, tenant = 1 where id = 3")
+        .await;
+    tenants.pull(&mut copies[0], &first, 1000).await;
+    assert_eq!(copies[0].rows("product"), tenants.products(&[1]).await);
+    tenants.pull(&mut copies[1], &second, 1000).await;
+    assert_eq!(copies[1].rows("product"), tenants.products(&[2]).await);
+}
+
+#[tokio::test]
+async fn what_a_caller_may_see_changes_and_its_copy_with_it() {
+    let tenants = Tenants::start().await;
+    let mut copy = Copy::default();
+    assert!(!tenants.pull(&mut copy, &of(&[1, 2]), 1000).await);
+    // The same in other words is no change.
+    assert!(
+        !tenants
+            .pull(
+                &mut copy,
+                &caller(&json!({"tenant": ["2", "1"], "entities": ["product", "news"]})),
+                1000
+            )
+            .await
+    );
+    for seen in [&[1][..], &[1, 3], &[], &[2]] {
+        assert!(tenants.pull(&mut copy, &of(seen), 1000).await, "{seen:?}");
+        assert_eq!(copy.rows("product"), tenants.products(seen).await, "{seen:?}");
+        assert!(!tenants.pull(&mut copy, &of(seen), 1000).await);
+    }
+    let without = caller(&json!({"tenant": 2, "entities": ["news"]}));
+    assert!(
+        tenants.pull(&mut copy, &without, 1000).await,
+        "an entity was taken back"
+    );
+    let forged = tenants
+        .get(
+            &format!("entity=product&since={}", copy.since.clone().unwrap()),
+            &without,
+        )
+        .await;
+    assert_eq!(forged.status(), StatusCode::FORBIDDEN);
+    tenants.pull(&mut copy, &of(&[2]), 1000).await;
+    assert_eq!(copy.rows("product"), tenants.products(&[2]).await);
+}
+
+#[tokio::test]
+async fn a_caller_is_woken_by_what_it_may_see_and_by_nothing_else() {
+    let tenants = Tenants::start().await;
+    let (first, second) = (of(&[1]), of(&[2]));
+    let mut copies = [Copy::default(), Copy::default()];
+    for (copy, caller) in copies.iter_mut().zip([&first, &second]) {
+        tenants.pull(copy, caller, 1000).await;
+    }
+    let began = Instant::now();
+    let query = |copy: &Copy| format!("since={}&wait=3", copy.since.clone().unwrap());
+    let (queries, writes) = ([query(&copies[0]), query(&copies[1])], async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tenants
+            .rig
+            .run("update product set name = 'woken' where id = 3")
+            .await;
+    });
+    let ((woken, took), not_woken, ()) = tokio::join!(
+        async { (tenants.page(&queries[0], &first).await, began.elapsed()) },
+        tenants.page(&queries[1], &second),
+        writes
+    );
+    assert_eq!(changes(&woken).len(), 1);
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    assert!(changes(&not_woken).is_empty());
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    // Nor does its cursor tell that anything happens.
+    let next = not_woken["next"].as_str().unwrap();
+    tenants
+        .rig
+        .run("update product set name = 'again' where id = 3")
+        .await;
+    let again = tenants.page(&format!("since={next}"), &second).await;
+    assert_eq!(again["next"], next);
+}
+
+/// One change to the products, and which pairs of key and tenant it makes.
+async fn change(tenants: &Tenants, random: &mut StdRng, ever: &mut HashSet<(i32, i32)>) {
+    let mut sql = String::from("begin;");
+    for _ in 0..random.random_range(1..4) {
+        let (id, other, tenant) = (
+            random.random_range(1..60),
+            random.random_range(1..60),
+            random.random_range(1..5),
+        );
+        let name: u32 = random.random();
+        sql += &match random.random_range(0..8) {
+            0 => format!("delete from product where id = {id};"),
+            1 => format!("update product set deleted = not deleted where id = {id};"),
+            2 | 3 => format!("update product set tenant = {tenant} where id = {id};"),
+            4 => format!(
+                "update product set id = {other} where id = {id} and not exists (select from product where id = {other});"
+            ),
+            5 => format!("update product set tenant = null where id = {id};"),
+            _ => format!(
+                "insert into product values ({id}, {tenant}, 'n{name}') on conflict (id) do update set name = excluded.name, tenant = excluded.tenant;"
+            ),
+        };
+        sql += "insert into pairs select id, tenant from product where tenant is not null on conflict do nothing;";
+    }
+    sql += if random.random_bool(0.1) {
+        "rollback"
+    } else {
+        "commit"
+    };
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&tenants.rig.pool)
+        .await
+        .unwrap();
+    let pairs: Vec<(i32, i32)> = sqlx::query_as("select id, tenant from pairs")
+        .fetch_all(&tenants.rig.pool)
+        .await
+        .unwrap();
+    ever.extend(pairs);
+}
+
+/// The heart of it: whatever is written, moved, granted and taken back, no caller ever gets a row or a
+/// key that was never in its scope, and at rest each has its scope exactly.
+#[tokio::test]
+async fn no_caller_ever_gets_what_was_never_in_its_scope() {
+    let seed: u64 = std::env::var("HIGHWATER_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
+    eprintln!("HIGHWATER_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let tenants = Tenants::start().await;
+    tenants.rig.run("create table pairs (id int, tenant int, primary key (id, tenant)); insert into pairs select id, tenant from product").await;
+    let mut ever = HashSet::new();
+    let mut callers: Vec<(BTreeSet<i32>, Copy)> = vec![Default::default(); 5];
+    for step in 0..400 {
+        change(&tenants, &mut random, &mut ever).await;
+        let (grant, copy) = callers.choose_mut(&mut random).unwrap();
+        if random.random_bool(0.1) {
+            *grant = (1..5).filter(|_| random.random_bool(0.4)).collect();
+        }
+        let granted: Vec<i32> = grant.iter().copied().collect();
+        let limit = random.random_range(1..20);
+        let wait = if random.random_bool(0.05) { "&wait=1" } else { "" };
+        let since = copy
+            .since
+            .clone()
+            .map_or(String::new(), |since| format!("&since={since}"));
+        let response = tenants
+            .get(&format!("limit={limit}{wait}{since}"), &of(&granted))
+            .await;
+        let status = response.status();
+        let page: Value = response.json().await.unwrap();
+        if status == StatusCode::GONE {
+            copy.since = None;
+            continue;
+        }
+        assert_eq!(status, StatusCode::OK, "seed {seed}, step {step}: {page}");
+        for change in changes(&page)
+            .iter()
+            .filter(|change| change["entity"] == "product")
+        {
+            let Some(id) = change["key"]["id"].as_i64() else {
+                continue;
+            };
+            let id = i32::try_from(id).unwrap();
+            if change["deleted"] == false {
+                let tenant = i32::try_from(change["row"]["tenant"].as_i64().unwrap()).unwrap();
+                assert!(
+                    grant.contains(&tenant),
+                    "seed {seed}, step {step}, {grant:?}: {change}"
+                );
+            } else {
+                let was_seen = grant.iter().any(|tenant| ever.contains(&(id, *tenant)));
+                assert!(was_seen, "seed {seed}, step {step}, {grant:?}: {change}");
+            }
+        }
+        copy.apply(&page);
+    }
+    for (number, (grant, mut copy)) in callers.into_iter().enumerate() {
+        let granted: Vec<i32> = grant.into_iter().collect();
+        tenants.pull(&mut copy, &of(&granted), 7).await;
+        assert_eq!(
+            copy.rows("product"),
+            tenants.products(&granted).await,
+            "seed {seed}, caller {number}"
+        );
+    }
+}
