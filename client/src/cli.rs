@@ -66,9 +66,17 @@ pub(crate) struct ServerOptions {
     /// The server, such as <http://127.0.0.1:8080>.
     #[arg(long, env = "HIGHWATER_SERVER", value_name = "URL")]
     pub(crate) server: String,
-    /// A file with the token to send; without it, the token is taken from `HIGHWATER_TOKEN`.
+    /// A file with the token to send, read again when the server refuses it; without it, the token
+    /// is taken from `HIGHWATER_TOKEN`.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Send the token over plain HTTP to another machine, too. Anyone on the way can read it there.
+    #[arg(long)]
+    pub(crate) token_over_http: bool,
+    /// A PEM file with the certificates of the authorities that may sign the server's, in place of
+    /// those that the system knows.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
     /// An entity to pull; may be given again. All that the server offers when absent.
     #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,

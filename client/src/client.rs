@@ -1,7 +1,7 @@
 //! The library's front: a store and a server, and what can be done with the two.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull};
-use crate::remote::HttpRemote;
+use crate::remote::{Access, HttpRemote};
 use crate::seed::{self, SeedLocation, Seeding};
 use crate::spread::Spread;
 use crate::store::{Store, Vacant};
+use crate::token::Token;
+use crate::trust;
 
 /// The first wait before another attempt.
 const RETRY_MILLISECONDS_MIN: u64 = 500;
@@ -66,7 +68,7 @@ pub enum Pace {
 /// Sets up a [`Client`].
 pub struct ClientBuilder {
     server: String,
-    token: Option<String>,
+    access: Access,
     entities: Option<Vec<EntityName>>,
     limit: Option<u64>,
     keep_deleted: bool,
@@ -79,7 +81,7 @@ impl Client {
     pub fn builder(server: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             server: server.into(),
-            token: None,
+            access: Access::default(),
             entities: None,
             limit: None,
             keep_deleted: false,
@@ -244,9 +246,30 @@ impl Client {
 
 impl ClientBuilder {
     /// Sends `token` with every request, as `Authorization: Bearer`.
+    ///
+    /// It goes to the server and nowhere else: not where a redirect leads, not to where a seed comes
+    /// from, and by plain HTTP to this machine only ([`Error::TokenOverHttp`]).
     #[must_use]
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+    pub fn token(mut self, token: impl Into<Token>) -> Self {
+        self.access.token = Some(token.into());
+        self
+    }
+
+    /// Lets the token travel over plain HTTP to other machines, where anyone on the way can read it.
+    #[must_use]
+    pub fn token_over_http(mut self, allow: bool) -> Self {
+        self.access.token_over_http = allow;
+        self
+    }
+
+    /// Believes a server's certificate where one of the authorities in this PEM file has signed it,
+    /// and no other; without it, where one of the system's has.
+    ///
+    /// It holds for seeds from the server's host too, beside the system's, since these may be
+    /// redirected elsewhere.
+    #[must_use]
+    pub fn ca_cert(mut self, file: impl Into<PathBuf>) -> Self {
+        self.access.ca_cert = Some(file.into());
         self
     }
 
@@ -322,7 +345,11 @@ impl ClientBuilder {
             return Ok((self.with(remote, store), Seeding::NotNeeded));
         };
         seed::check_location(location)?;
-        let unpacked = match seed::unpack(location, place.path(), stop, &*self.observer).await {
+        let authorities = match (&self.access.ca_cert, location) {
+            (Some(file), SeedLocation::Url(url)) if remote.is_host_of(url) => trust::authorities(file)?,
+            _ => Vec::new(),
+        };
+        let unpacked = match seed::unpack(location, place.path(), authorities, stop, &*self.observer).await {
             Ok(unpacked) => unpacked,
             Err(error @ Error::Seed { .. }) => {
                 return Ok((self.with(remote, Store::begin(place)?), Seeding::Refused(error)));
@@ -347,7 +374,7 @@ impl ClientBuilder {
     }
 
     fn remote(&self) -> Result<HttpRemote, Error> {
-        HttpRemote::new(&self.server, self.token.as_deref(), self.limit)
+        HttpRemote::new(&self.server, &self.access, self.limit)
     }
 
     fn with(self, remote: HttpRemote, store: Store) -> Client {
@@ -374,9 +401,9 @@ impl fmt::Debug for Client {
 
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the token.
         f.debug_struct("ClientBuilder")
             .field("server", &self.server)
+            .field("access", &self.access)
             .field("entities", &self.entities)
             .finish_non_exhaustive()
     }

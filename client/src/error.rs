@@ -26,6 +26,34 @@ pub enum Error {
     /// The token cannot be sent.
     #[error("the token holds characters that an HTTP header cannot carry, such as a line break")]
     Token,
+    /// The file that holds the token cannot be used.
+    #[error("the token file {} cannot be used: {reason}", file.display())]
+    TokenFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What the system said, where it said something.
+        source: Option<std::io::Error>,
+    },
+    /// The token would travel where others can read it.
+    #[error(
+        "the token is not sent to {server}, where anyone on the way could read it; use https://, or say --token-over-http where the network is known to be safe"
+    )]
+    TokenOverHttp {
+        /// The server's address.
+        server: String,
+    },
+    /// The file with the certificates of authorities cannot be used.
+    #[error("the certificate file {} cannot be used: {reason}", file.display())]
+    CaCert {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What the system said, where it said something.
+        source: Option<std::io::Error>,
+    },
     /// The HTTP client could not be set up.
     #[error("cannot set up HTTP: {0}")]
     Http(#[source] Cause),
@@ -38,6 +66,28 @@ pub enum Error {
         reason: String,
         /// The error of the HTTP client.
         source: Cause,
+    },
+    /// There is no TLS with the server, or its certificate is not believed.
+    #[error("no secure connection to {server}: {reason}")]
+    Tls {
+        /// The server's address.
+        server: String,
+        /// What is wrong, and what to do.
+        reason: String,
+        /// Whether that may change without anyone changing anything here.
+        may_pass: bool,
+        /// The error of the HTTP client.
+        source: Cause,
+    },
+    /// The server does not know the caller.
+    #[error("{server} refused: {detail} (unauthenticated, status 401); {remedy}")]
+    Unauthenticated {
+        /// The server's address.
+        server: String,
+        /// What the server said.
+        detail: String,
+        /// What to do.
+        remedy: String,
     },
     /// The response stopped before its end.
     #[error("the response of {server} broke off: {reason}; nothing of it was kept")]
@@ -225,6 +275,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Cut { .. } | Self::Incomplete => true,
+            Self::Tls { may_pass, .. } => *may_pass,
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
             Self::Store { source, .. } | Self::Sqlite(source) => is_busy(source),
             _ => false,
@@ -322,8 +373,12 @@ fn refusal(status: u16, code: Option<Code>, detail: &str) -> String {
     let code = code
         .and_then(|code| serde_json::to_value(code).ok())
         .and_then(|code| code.as_str().map(str::to_owned));
+    let remedy = match status {
+        403 => "; use a token that may, or leave out with --entity what this one may not",
+        _ => "",
+    };
     match code {
-        Some(code) => format!("the server refused: {detail} ({code}, status {status})"),
-        None => format!("the server refused with status {status}: {detail}"),
+        Some(code) => format!("the server refused: {detail} ({code}, status {status}){remedy}"),
+        None => format!("the server refused with status {status}: {detail}{remedy}"),
     }
 }

@@ -24,10 +24,12 @@
 //! makes the next pull a full one. The library prints nothing, ends no process and reads no
 //! environment variable of its own.
 
+mod address;
 mod applied;
 mod client;
 mod error;
 mod meter;
+mod network;
 mod plan;
 mod pull;
 mod remote;
@@ -37,6 +39,8 @@ mod simulation;
 mod spread;
 mod store;
 mod sync_helper;
+mod token;
+mod trust;
 
 pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
 
@@ -48,3 +52,4 @@ pub use crate::pull::Event;
 pub use crate::seed::{SeedLocation, SeedReport, Seeding, write_seed};
 pub use crate::store::{EntityStatus, Reset, Store, StoreStatus, reset, status};
 pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
+pub use crate::token::Token;

@@ -46,7 +46,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     // With nobody left to read it, there is nothing else to do about an error.
     let _ = writeln!(std::io::stderr(), "highwater: {error}");
     let code = match error.downcast_ref::<highwater_client::Error>() {
-        Some(highwater_client::Error::ServerAddress { .. }) => EXIT_USAGE,
+        Some(
+            highwater_client::Error::ServerAddress { .. } | highwater_client::Error::TokenOverHttp { .. },
+        ) => EXIT_USAGE,
         Some(error) if error.is_stopped() => EXIT_INTERRUPTED,
         _ => EXIT_FAILED,
     };

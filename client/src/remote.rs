@@ -1,27 +1,26 @@
 //! Talks HTTP to the server. Everything that comes from there is bounded and mistrusted.
 
-use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, Problem, SOURCE_HEADER};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, redirect};
-use url::{Host, Url};
+use reqwest::{Response, StatusCode};
+use url::Url;
 
+use crate::address::{address, is_this_machine, redirects};
 use crate::error::Error;
+use crate::network::{CONNECT_SECONDS_MAX, SILENCE_SECONDS_MAX, cut, unanswered};
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
 use crate::sync_helper::SourceId;
+use crate::token::{Bearer, Token};
+use crate::trust;
 
-/// How long to wait for a connection.
-const CONNECT_SECONDS_MAX: u64 = 10;
-
-/// How long the server may be silent, before its answer or within it. Longer than a long poll.
-const SILENCE_SECONDS_MAX: u64 = 90;
-
-/// The largest page that is taken.
-const PAGE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// The largest page that is taken, unpacked. A server ends one with the row that reaches 32 MiB, and
+/// no row is longer than 256 MiB.
+const PAGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The largest problem that is read.
 const PROBLEM_BYTES_MAX: usize = 64 * 1024;
@@ -29,43 +28,63 @@ const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 /// The largest list of entities that is read.
 const ENTITIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Redirects within the server's own host that are followed.
-const REDIRECTS_MAX: usize = 5;
+/// What is said for an error that comes without a problem.
+const NO_REASON: &str = "whatever stands before the server gave no reason";
+
+/// How a server is reached, and as whom.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) token: Option<Token>,
+    /// Whether the token may travel where others can read it.
+    pub(crate) token_over_http: bool,
+    /// The only authorities that are believed; those of the system where there is none.
+    pub(crate) ca_cert: Option<PathBuf>,
+}
 
 /// A server, as the pull sees it.
 #[derive(Debug)]
 pub(crate) struct HttpRemote {
     http: reqwest::Client,
     server: Url,
+    bearer: Option<Bearer>,
     limit: Option<u64>,
 }
 
 impl HttpRemote {
-    pub(crate) fn new(server: &str, token: Option<&str>, limit: Option<u64>) -> Result<Self, Error> {
+    pub(crate) fn new(server: &str, access: &Access, limit: Option<u64>) -> Result<Self, Error> {
         let server = address(server)?;
-        let mut headers = HeaderMap::new();
-        if let Some(token) = token {
-            let mut value =
-                HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| Error::Token)?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+        let is_plain = server.scheme() == "http";
+        let is_near = is_this_machine(&server);
+        if access.token.is_some() && is_plain && !is_near && !access.token_over_http {
+            return Err(Error::TokenOverHttp {
+                server: server_name(&server),
+            });
         }
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("highwater/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
             .read_timeout(Duration::from_secs(SILENCE_SECONDS_MAX))
             .redirect(redirects())
+            .referer(false)
             // Pages shrink to a fifth, for less time than most networks need for the rest.
             // Within one machine the bytes cost nothing.
-            .zstd(!is_this_machine(&server));
-        if server.scheme() == "http" {
+            .zstd(!is_near);
+        if is_near {
+            // A proxy would be another machine, and read the token.
+            builder = builder.no_proxy();
+        }
+        // Looked at in any case, so that a mistake does not wait for the day of https.
+        let authorities = access.ca_cert.as_deref().map(trust::authorities).transpose()?;
+        if is_plain {
             // Reading the system's certificates takes longer than a pull with nothing new.
             builder = builder.tls_certs_only([]);
+        } else if let Some(authorities) = authorities {
+            builder = builder.tls_certs_only(authorities);
         }
         Ok(Self {
             http: builder.build().map_err(|error| Error::Http(Box::new(error)))?,
             server,
+            bearer: access.token.as_ref().map(Bearer::read).transpose()?,
             limit,
         })
     }
@@ -81,6 +100,11 @@ impl HttpRemote {
             .map_err(|error| self.not_highwater(format!("its list of entities cannot be read ({error})")))
     }
 
+    /// Whether the server is on the host of this address.
+    pub(crate) fn is_host_of(&self, url: &Url) -> bool {
+        self.server.host() == url.host()
+    }
+
     fn url(&self, path: &str) -> Url {
         let mut url = self.server.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -89,13 +113,31 @@ impl HttpRemote {
         url
     }
 
+    /// Asks, and once more where the token is refused and its file holds another one by now.
     async fn get(&self, url: Url, accept: &'static str) -> Result<Response, Error> {
-        self.http
-            .get(url)
-            .header(ACCEPT, accept)
-            .send()
-            .await
-            .map_err(|error| self.unreachable(error))
+        let Some(bearer) = &self.bearer else {
+            return self.send(url, accept, None).await;
+        };
+        let token = bearer.header();
+        let response = self.send(url.clone(), accept, Some(token.clone())).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && bearer.renew(&token)? {
+            return self.send(url, accept, Some(bearer.header())).await;
+        }
+        Ok(response)
+    }
+
+    async fn send(
+        &self,
+        url: Url,
+        accept: &'static str,
+        token: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
+        let mut request = self.http.get(url).header(ACCEPT, accept);
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let answer = request.send().await;
+        answer.map_err(|error| unanswered(self.server_name(), error))
     }
 
     /// The error that a response without success stands for.
@@ -107,7 +149,11 @@ impl HttpRemote {
             Err(error) if error.is_retryable() => return error,
             Err(_) => Vec::new(),
         };
-        match serde_json::from_slice::<Problem>(&body) {
+        let problem = serde_json::from_slice::<Problem>(&body);
+        if status == StatusCode::UNAUTHORIZED {
+            return self.unauthenticated(problem.ok());
+        }
+        match problem {
             Ok(problem) if problem.code == Code::ResyncRequired => Error::Resync(problem.reason),
             Ok(problem) => Error::Refused {
                 status: status.as_u16(),
@@ -119,17 +165,33 @@ impl HttpRemote {
             Err(_) if status.is_server_error() || status.as_u16() == 429 => Error::Refused {
                 status: status.as_u16(),
                 code: None,
-                detail: "whatever stands before the server gave no reason".to_owned(),
+                detail: NO_REASON.to_owned(),
                 retry_after,
             },
             Err(_) => self.not_highwater(format!("status {status}, {}", media_type(response.headers()))),
         }
     }
 
+    /// The error for a caller that the server does not know.
+    fn unauthenticated(&self, problem: Option<Problem>) -> Error {
+        Error::Unauthenticated {
+            server: self.server_name(),
+            detail: problem.map_or(NO_REASON.to_owned(), |problem| problem.detail),
+            remedy: self.bearer.as_ref().map_or_else(
+                || {
+                    "no token was sent; --token-file names a file with one, or HIGHWATER_TOKEN holds it"
+                        .to_owned()
+                },
+                Bearer::remedy,
+            ),
+        }
+    }
+
     /// The whole body, which must be small.
     async fn read(&self, response: &mut Response, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.cut(error))? {
+        let cut = |error| cut(&self.server_name(), error);
+        while let Some(chunk) = response.chunk().await.map_err(cut)? {
             if body.len() + chunk.len() > bytes_max {
                 return Err(self.not_highwater(format!("more than {bytes_max} bytes where few were due")));
             }
@@ -139,27 +201,7 @@ impl HttpRemote {
     }
 
     fn server_name(&self) -> String {
-        self.server.as_str().trim_end_matches('/').to_owned()
-    }
-
-    fn unreachable(&self, error: reqwest::Error) -> Error {
-        let error = error.without_url();
-        let server = self.server_name();
-        if error.is_redirect() {
-            return Error::Redirected {
-                server,
-                reason: reason(&error),
-            };
-        }
-        Error::Unreachable {
-            server,
-            reason: reason(&error),
-            source: Box::new(error),
-        }
-    }
-
-    fn cut(&self, error: reqwest::Error) -> Error {
-        cut(&self.server_name(), error)
+        server_name(&self.server)
     }
 
     fn not_highwater(&self, found: String) -> Error {
@@ -246,63 +288,8 @@ impl PageBody for HttpBody {
     }
 }
 
-/// The address that requests go to.
-fn address(server: &str) -> Result<Url, Error> {
-    let refuse = |reason: &str| Error::ServerAddress {
-        address: server.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let url: Url = server
-        .trim()
-        .parse()
-        .map_err(|error: url::ParseError| refuse(&error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(refuse("it does not begin with http:// or https://"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::ServerAddress {
-            address: format!("{}://...", url.scheme()),
-            reason: "it carries a password; use a token instead".to_owned(),
-        });
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(refuse("it carries a query"));
-    }
-    Ok(url)
-}
-
-/// Whether requests to this address stay within the machine.
-fn is_this_machine(server: &Url) -> bool {
-    match server.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
-}
-
-/// Redirects are followed within the host only, and never from https to http: the request may
-/// carry a token.
-fn redirects() -> redirect::Policy {
-    redirect::Policy::custom(|attempt| {
-        let Some(first) = attempt.previous().first() else {
-            return attempt.stop();
-        };
-        let next = attempt.url();
-        let same_origin = first.origin() == next.origin();
-        let upgraded = first.scheme() == "http"
-            && next.scheme() == "https"
-            && first.host() == next.host()
-            && next.port().is_none();
-        if !(same_origin || upgraded) {
-            let target = format!("to {}://{}", next.scheme(), next.authority());
-            return attempt.error(target);
-        }
-        if attempt.previous().len() > REDIRECTS_MAX {
-            return attempt.error("in circles");
-        }
-        attempt.follow()
-    })
+fn server_name(server: &Url) -> String {
+    server.as_str().trim_end_matches('/').to_owned()
 }
 
 fn source(headers: &HeaderMap) -> Option<SourceId> {
@@ -327,81 +314,48 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     date.signed_duration_since(chrono::Utc::now()).to_std().ok()
 }
 
-fn cut(server: &str, error: reqwest::Error) -> Error {
-    let error = error.without_url();
-    Error::Cut {
-        server: server.to_owned(),
-        reason: reason(&error),
-        source: Box::new(error),
-    }
-}
-
-/// What lies at the bottom of an error of the HTTP client, since its own words say little.
-pub(crate) fn reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        let seconds = if error.is_connect() {
-            CONNECT_SECONDS_MAX
-        } else {
-            SILENCE_SECONDS_MAX
-        };
-        return format!("no answer within {seconds} seconds");
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
-        Some(io::ErrorKind::ConnectionReset) => "connection reset".to_owned(),
-        _ => cause.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_without_a_host_or_with_secrets_are_refused() {
-        for bad in [
-            "",
-            "localhost:8080",
-            "ftp://host",
-            "http://",
-            "http://user:secret@host",
-            "http://host?x=1",
-        ] {
-            let error = address(bad).expect_err(bad).to_string();
-            assert!(!error.contains("secret"), "{error}");
-        }
-        for good in ["http://127.0.0.1:8080", "https://example.org/highwater/"] {
-            assert!(address(good).is_ok(), "{good}");
-        }
-    }
-
-    #[test]
-    fn only_an_address_of_this_machine_is_taken_for_one() {
-        for (server, expected) in [
-            ("http://127.0.0.1:8080", true),
-            ("http://[::1]:8080", true),
-            ("http://localhost", true),
-            ("http://10.0.0.1", false),
-            ("https://localhost.example.org", false),
-        ] {
-            assert_eq!(
-                is_this_machine(&server.parse().expect("a URL")),
-                expected,
-                "{server}"
-            );
-        }
-    }
-
-    #[test]
     fn a_path_before_the_routes_is_kept() {
         for base in ["https://example.org/sync", "https://example.org/sync/"] {
-            let remote = HttpRemote::new(base, None, None).expect("a remote");
+            let remote = HttpRemote::new(base, &Access::default(), None).expect("a remote");
             assert_eq!(remote.url("changes").as_str(), "https://example.org/sync/changes");
         }
+    }
+
+    /// Rows that are all in order, and never end.
+    #[tokio::test]
+    async fn a_page_without_an_end_is_given_up() {
+        let row = || Ok::<_, std::io::Error>(Bytes::from_static(b"1\tChair\n"));
+        let rows =
+            move || async move { axum::body::Body::from_stream(futures_util::stream::repeat_with(row)) };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let app = axum::Router::new().fallback(rows);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let remote = HttpRemote::new(&address, &Access::default(), None).expect("a remote");
+        let response = remote.get(remote.url("changes"), COPY_MEDIA_TYPE).await;
+        let mut body = HttpBody {
+            response: response.expect("an answer"),
+            server: address,
+            bytes_left: 1_000_000,
+        };
+        let mut taken = 0;
+        let error = loop {
+            match body.chunk().await {
+                Ok(chunk) => taken += chunk.expect("no end").len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(error, Error::Malformed(_)) && taken <= 1_000_000,
+            "{taken}: {error}"
+        );
     }
 
     #[test]
@@ -419,8 +373,30 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_can_carry_is_refused_without_being_shown() {
-        let error = HttpRemote::new("http://h", Some("se\ncret"), None).expect_err("a bad token");
-        assert!(!error.to_string().contains("cret"));
+    fn a_token_goes_nowhere_that_others_can_read_it_unless_told_so() {
+        let mut access = Access {
+            token: Some("secret".into()),
+            ..Access::default()
+        };
+        for (server, expected) in [
+            ("http://sync.example.org", false),
+            ("http://10.0.0.1:8080", false),
+            ("https://sync.example.org", true),
+            ("http://127.0.0.1:8080", true),
+            ("http://localhost:8080", true),
+        ] {
+            access.token_over_http = false;
+            let remote = HttpRemote::new(server, &access, None);
+            assert_eq!(remote.is_ok(), expected, "{server}");
+            if let Err(error) = remote {
+                let error = error.to_string();
+                assert!(
+                    error.contains("--token-over-http") && !error.contains("secret"),
+                    "{error}"
+                );
+            }
+            access.token_over_http = true;
+            assert!(HttpRemote::new(server, &access, None).is_ok(), "{server}");
+        }
     }
 }

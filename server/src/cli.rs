@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::callers::{Callers, KeyCommand};
+use crate::transport::Transport;
 
 const TICK_MIN: Duration = Duration::from_millis(10);
 
@@ -165,6 +166,9 @@ pub(crate) struct Serve {
         value_name = "NUMBER"
     )]
     pub(crate) waiting_max: u32,
+
+    #[command(flatten)]
+    pub(crate) transport: Transport,
 
     #[command(flatten)]
     pub(crate) callers: Callers,

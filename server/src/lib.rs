@@ -27,4 +27,4 @@ mod standby;
 pub mod turns;
 pub mod watch;
 
-pub use http::{ServeError, ServeOptions, serve};
+pub use http::{Origin, ServeError, ServeOptions, TlsError, TlsFiles, serve};

@@ -4,6 +4,7 @@ mod callers;
 mod cli;
 mod commands;
 mod serving;
+mod transport;
 
 use std::process::ExitCode;
 

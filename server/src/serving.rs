@@ -60,7 +60,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         requests_max: usize::try_from(options.requests_max)?,
         waiting_max: usize::try_from(options.waiting_max)?,
         authenticator,
-        ..ServeOptions::default()
+        ..options.transport.chosen()
     };
     highwater_server::serve(listener, pool, chosen, shutdown).await?;
     tracing::info!("stopped");

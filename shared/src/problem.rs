@@ -47,6 +47,8 @@ pub enum Code {
     NotAcceptable,
     /// 410: the cursor cannot be served; ask again without `since`.
     ResyncRequired,
+    /// 426: the address takes TLS only.
+    TlsRequired,
     /// 429: too many requests from this caller.
     TooManyRequests,
     /// 503: cannot be answered now; try again after `Retry-After`.
@@ -66,6 +68,7 @@ impl Code {
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::ResyncRequired => 410,
+            Self::TlsRequired => 426,
             Self::TooManyRequests => 429,
             Self::Internal => 500,
             Self::Unavailable => 503,

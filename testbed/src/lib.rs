@@ -8,6 +8,7 @@
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
+//! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
@@ -33,6 +34,8 @@
 
 mod binaries;
 mod cache;
+#[cfg(feature = "certificates")]
+pub mod certificates;
 mod cluster;
 mod copy;
 mod database;

@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use highwater_client::{Client, ClientBuilder, PageApplied, Seeding};
+use highwater_client::{Client, ClientBuilder, PageApplied, Seeding, Token};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ServerOptions;
@@ -36,17 +36,21 @@ pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
 }
 
 /// A client as the options describe it.
-fn client(options: &ServerOptions) -> anyhow::Result<ClientBuilder> {
+fn client(options: &ServerOptions) -> ClientBuilder {
     let mut builder = Client::builder(&options.server)
         .entities(options.entities.iter().cloned())
-        .keep_deleted(options.keep_deleted);
+        .keep_deleted(options.keep_deleted)
+        .token_over_http(options.token_over_http);
     if let Some(limit) = options.limit {
         builder = builder.limit(limit);
     }
-    if let Some(token) = token(options)? {
+    if let Some(token) = token(options) {
         builder = builder.token(token);
     }
-    Ok(builder)
+    if let Some(file) = &options.ca_cert {
+        builder = builder.ca_cert(file);
+    }
+    builder
 }
 
 /// Opens the store of a command, with its seed where one is named.
@@ -76,15 +80,15 @@ fn about_seed(seeding: &Seeding) -> Option<String> {
     }
 }
 
-fn token(options: &ServerOptions) -> anyhow::Result<Option<String>> {
-    if let Some(path) = &options.token_file {
-        let token = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the token file {}", path.display()))?;
-        return Ok(Some(token.trim().to_owned()));
-    }
-    Ok(std::env::var(TOKEN_VARIABLE)
-        .ok()
-        .filter(|token| !token.is_empty()))
+/// The file that is named, or else the token of the environment.
+fn token(options: &ServerOptions) -> Option<Token> {
+    let variable = || {
+        std::env::var(TOKEN_VARIABLE)
+            .ok()
+            .filter(|token| !token.is_empty())
+    };
+    let file = options.token_file.clone().map(Token::File);
+    file.or_else(|| variable().map(Token::Text))
 }
 
 /// Writes lines to standard output. Whoever closed it early has seen enough.

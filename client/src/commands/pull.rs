@@ -13,7 +13,7 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let stop = interrupt::token()?;
     let bar = Bar::new(!options.json, quiet);
     let shown = bar.clone();
-    let builder = client(&options.server)?.observer(move |event: Event<'_>| shown.event(&event));
+    let builder = client(&options.server).observer(move |event: Event<'_>| shown.event(&event));
     let opened = open(builder, &options.store.store, &options.server, &stop).await;
     let (client, seeding) = opened.inspect_err(|_| bar.end())?;
     if let Some(line) = about_seed(&seeding) {

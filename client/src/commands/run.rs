@@ -14,7 +14,7 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
         tracing::Level::INFO
     });
     let stop = interrupt::token()?;
-    let builder = client(&options.server)?
+    let builder = client(&options.server)
         .resync_spread(options.resync_spread)
         .observer(|event: Event<'_>| note(&event));
     let (client, seeding) = match open(builder, &options.store.store, &options.server, &stop).await {

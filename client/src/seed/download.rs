@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use reqwest::header::{CONTENT_RANGE, RANGE};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{Certificate, Response, StatusCode, redirect};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::format::{self, HEADER_BYTES_MAX};
 use super::{refused, refused_for};
 use crate::error::Error;
+use crate::network::{is_passing, reason};
 use crate::pull::Event;
-use crate::remote::reason;
 
 /// How long to wait for a connection.
 const CONNECT_SECONDS_MAX: u64 = 10;
@@ -33,10 +33,11 @@ const RETRIES_MAX: usize = 5;
 pub(super) async fn fetch(
     url: &Url,
     part: &Path,
+    authorities: Vec<Certificate>,
     stop: &CancellationToken,
     observer: &(dyn Fn(Event<'_>) + Send + Sync),
 ) -> Result<(), Error> {
-    let http = client(url).map_err(|error| Error::Http(Box::new(error)))?;
+    let http = client(url, authorities).map_err(|error| Error::Http(Box::new(error)))?;
     let mut delays = ExponentialBuilder::new()
         .with_jitter()
         .with_max_times(RETRIES_MAX)
@@ -51,8 +52,9 @@ pub(super) async fn fetch(
             Ok(()) => return Ok(()),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing(error)) => {
+                let may_pass = is_passing(&error);
                 let error = refused(url, format!("it cannot be fetched ({})", reason(&error)), error);
-                let Some(delay) = delays.next() else {
+                let Some(delay) = delays.next().filter(|_| may_pass) else {
                     return Err(error);
                 };
                 observer(Event::Retrying { error: &error, delay });
@@ -163,12 +165,17 @@ fn failure(url: &Url) -> impl Fn(reqwest::Error) -> Failure {
 }
 
 /// A client without the token: whoever hands out seeds need not know it.
-fn client(url: &Url) -> Result<reqwest::Client, reqwest::Error> {
+fn client(url: &Url, authorities: Vec<Certificate>) -> Result<reqwest::Client, reqwest::Error> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("highwater/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
         .read_timeout(Duration::from_secs(SILENCE_SECONDS_MAX))
-        .redirect(redirect::Policy::limited(REDIRECTS_MAX));
+        .redirect(redirect::Policy::limited(REDIRECTS_MAX))
+        // The address may hold a signature that is not for whoever is redirected to.
+        .referer(false);
+    if !authorities.is_empty() {
+        builder = builder.tls_certs_merge(authorities);
+    }
     if url.scheme() == "https" {
         // A redirect to plain HTTP would let anyone on the way put another seed in its place.
         builder = builder.https_only(true);

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
+use reqwest::Certificate;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -203,6 +204,7 @@ pub(crate) fn not_usable(location: &SeedLocation, error: Error) -> Error {
 pub(crate) async fn unpack(
     location: &SeedLocation,
     store: &Path,
+    authorities: Vec<Certificate>,
     stop: &CancellationToken,
     observer: &(dyn Fn(Event<'_>) + Send + Sync),
 ) -> Result<Unpacked, Error> {
@@ -210,7 +212,7 @@ pub(crate) async fn unpack(
         SeedLocation::File(path) => (path.clone(), None),
         SeedLocation::Url(url) => {
             let part = store::beside(store, ".seed-part");
-            download::fetch(url, &part, stop, observer).await?;
+            download::fetch(url, &part, authorities, stop, observer).await?;
             (part.clone(), Some(part))
         }
     };

@@ -25,6 +25,7 @@ mod seed_server;
 mod seeds;
 mod sizes;
 mod tables;
+mod tls;
 mod types;
 mod types_page;
 mod values;

@@ -5,6 +5,8 @@
 
 mod damage;
 mod encodings;
+#[cfg(target_os = "linux")]
+mod endless;
 mod hostile;
 mod place;
 mod program;
@@ -12,3 +14,4 @@ mod refused;
 mod resets;
 mod resyncs;
 mod server;
+mod tokens;

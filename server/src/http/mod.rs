@@ -1,15 +1,18 @@
 //! The HTTP interface: every route and every layer.
 
 mod accept;
+mod activity;
+mod browsers;
 mod caching;
 mod callers;
 mod connection;
 mod handlers;
+mod listen;
 mod options;
 mod problem;
 mod query;
+mod tls;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +21,6 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
 use highwater_shared::SOURCE_HEADER;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -31,7 +33,10 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, field};
 use uuid::Uuid;
 
+pub use self::browsers::Origin;
 pub use self::options::ServeOptions;
+use self::tls::Tls;
+pub use self::tls::{TlsError, TlsFiles};
 use crate::database;
 use crate::node::Node;
 use crate::page::MOVED;
@@ -71,9 +76,9 @@ pub enum ServeError {
     /// Postgres cannot be asked.
     #[error("cannot use the database")]
     Postgres(#[from] sqlx::Error),
-    /// The listener failed.
-    #[error("cannot serve")]
-    Io(#[from] std::io::Error),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Serves until `shutdown`: then running responses end, and new connections are refused.
@@ -83,6 +88,10 @@ pub async fn serve(
     options: ServeOptions,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let files = options.tls.clone();
+    let tls = files
+        .map(|files| Tls::start(files, shutdown.clone()))
+        .transpose()?;
     let node = Arc::new(Node::new(pool));
     let own_id = match database::own_id(&node).await {
         Ok(Some(own_id)) => own_id,
@@ -92,7 +101,7 @@ pub async fn serve(
         }
         Err(error) => return Err(ServeError::Postgres(error)),
     };
-    let send_wait_max = options.send_wait_max;
+    let limits = options.clone();
     let shared = Arc::new(Shared {
         node,
         watcher: Arc::default(),
@@ -119,17 +128,8 @@ pub async fn serve(
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
     connection::widen(&listener);
-    let listener = listener.tap_io(move |stream| connection::prepare(stream, send_wait_max));
-    let app = router(shared, own_id).into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE_MAX).await;
-    };
-    tokio::select! {
-        ended = server => ended?,
-        () = overdue => tracing::warn!("responses were still running after {GRACE_MAX:?}; they are cut off"),
-    }
+    let app = browsers::told(router(shared, own_id), tls.is_some(), &limits.cors_origins);
+    listen::serve(listener, app, tls, &limits, shutdown, GRACE_MAX).await;
     watching.abort();
     authenticating.abort();
     Ok(())

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::browsers::Origin;
+use super::tls::TlsFiles;
 use crate::auth::Authenticator;
 use crate::page::{PAGE_TIME_MAX, SEND_WAIT_MAX};
 
@@ -22,6 +24,20 @@ pub struct ServeOptions {
     pub send_wait_max: Duration,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
+    /// The certificate to show and its key; plain HTTP without.
+    pub tls: Option<TlsFiles>,
+    /// The most connections that are open at one time; further ones wait to be accepted. Not fewer
+    /// than requests and callers who wait together, or these limits cannot be reached.
+    pub connections_max: usize,
+    /// How long a caller may take until its first request has come, with TLS and all.
+    pub header_time_max: Duration,
+    /// The largest head of a request, address and headers together. Addresses have a limit of 64 KiB
+    /// besides.
+    pub header_bytes_max: usize,
+    /// How long a connection may stay open on which nothing is asked.
+    pub idle_time_max: Duration,
+    /// The origins whose pages may ask.
+    pub cors_origins: Vec<Origin>,
 }
 
 impl Default for ServeOptions {
@@ -33,6 +49,12 @@ impl Default for ServeOptions {
             page_time_max: PAGE_TIME_MAX,
             send_wait_max: SEND_WAIT_MAX,
             authenticator: None,
+            tls: None,
+            connections_max: 32_000,
+            header_time_max: Duration::from_secs(10),
+            header_bytes_max: 96 * 1024,
+            idle_time_max: Duration::from_secs(75),
+            cors_origins: Vec::new(),
         }
     }
 }

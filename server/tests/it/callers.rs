@@ -133,7 +133,7 @@ async fn what_is_no_key_is_refused_and_nothing_worse() {
             .status(),
         200
     );
-    let long = format!("Bearer {}", "x".repeat(100_000));
+    let long = format!("Bearer {}", "x".repeat(60_000));
     for text in [
         "",
         "Bearer",

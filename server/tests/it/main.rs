@@ -9,6 +9,7 @@
 
 mod adopting;
 mod bounds;
+mod browsers;
 mod caching;
 mod callers;
 mod dates;
@@ -17,6 +18,7 @@ mod durability;
 mod enabling;
 mod formats;
 mod identity;
+mod limits;
 mod live;
 mod overload;
 mod problems;
@@ -28,4 +30,5 @@ mod rights;
 mod scopes;
 mod snapshots;
 mod standby;
+mod tls;
 mod tokens;

@@ -8,7 +8,7 @@ use highwater_testbed::process::Signal;
 
 use crate::rig::{Rig, migrated};
 
-fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_highwater-server"));
     command
         .args(arguments)
