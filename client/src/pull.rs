@@ -99,6 +99,8 @@ pub(crate) struct Order {
     pub(crate) ask: Ask,
     pub(crate) writing: Writing,
     pub(crate) keep_deleted: bool,
+    /// Whether what the caller may see has changed. Then nothing is kept of what is not sent again.
+    pub(crate) scope_changed: bool,
     pub(crate) source: SourceId,
     pub(crate) now: Timestamp,
 }
@@ -164,6 +166,8 @@ struct Course {
     writing: Writing,
     /// Whether the server refused the cursor, so that the next question goes without.
     anew: bool,
+    /// Whether it did so since the caller's scopes or entities have changed.
+    scope_changed: bool,
     delays: Option<ExponentialBackoff>,
     renewals: u32,
     empty_pages: u32,
@@ -178,6 +182,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             report: PullReport::default(),
             writing: Writing::InPlace,
             anew: false,
+            scope_changed: false,
             delays: None,
             renewals: 0,
             empty_pages: 0,
@@ -229,6 +234,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             ask: ask.clone(),
             writing: course.writing,
             keep_deleted: self.keep_deleted,
+            scope_changed: course.scope_changed,
             source: answer.source,
             now: self.clock.now(),
         };
@@ -268,6 +274,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
                 (self.observer)(Event::Resync { reason, delay });
                 self.pause(delay).await?;
                 course.anew = true;
+                course.scope_changed |= reason == Some(ResyncReason::ScopeChanged);
             }
             // The question named entities of the store to leave others out; one of them is no
             // longer served. All begin anew then, with what is served now.

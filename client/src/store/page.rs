@@ -344,8 +344,8 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                 if self.order.keep_deleted && !rows.keeps_deleted {
                     rows.keep_deleted(self.connection, entity)?;
                 }
-                let renewed =
-                    renew::finish(self.connection, entity, &rows, &renewal, self.order.keep_deleted)?;
+                let keep = self.order.keep_deleted && !self.order.scope_changed;
+                let renewed = renew::finish(self.connection, entity, &rows, &renewal, keep)?;
                 let counts = self
                     .counts
                     .entry(entity.clone())
@@ -373,7 +373,16 @@ impl<'c, 'o> PageWriter<'c, 'o> {
     /// Not only at the end of the pull: at its old cursor it would hold the others back there.
     fn withdraw(&mut self, trailer: &Trailer) -> Result<(), Error> {
         for helper in self.helpers.values_mut() {
-            if trailer.entities.contains(&helper.entity) || helper.state == State::Withdrawn {
+            if trailer.entities.contains(&helper.entity) {
+                continue;
+            }
+            // Kept where an entity was only disabled; not where its rows are none of the caller's business.
+            if self.order.scope_changed
+                && let Some(rows) = Table::find(self.connection, &helper.entity, Purpose::Rows)?
+            {
+                rows.clear(self.connection)?;
+            }
+            if helper.state == State::Withdrawn {
                 continue;
             }
             if let Some(renewal) = Table::find(self.connection, &helper.entity, Purpose::Renewal)? {

@@ -21,6 +21,7 @@ mod random;
 mod rig;
 mod scaling;
 mod schema_changes;
+mod scopes;
 mod seed_server;
 mod seeds;
 mod sizes;

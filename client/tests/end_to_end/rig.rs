@@ -79,11 +79,20 @@ impl Rig {
 
     /// Another server on the same database, whose connections begin now.
     pub(crate) async fn serve_anew(&self) -> SocketAddr {
+        self.serve_with(ServeOptions::default()).await
+    }
+
+    /// Another server on the same database.
+    pub(crate) async fn serve_with(&self, options: ServeOptions) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pool = self.database.pool().await.unwrap();
-        let (options, shutdown) = (ServeOptions::default(), self.shutdown.clone());
-        tokio::spawn(highwater_server::serve(listener, pool, options, shutdown));
+        tokio::spawn(highwater_server::serve(
+            listener,
+            pool,
+            options,
+            self.shutdown.clone(),
+        ));
         address
     }
 
