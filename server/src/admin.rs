@@ -7,6 +7,7 @@ use highwater_shared::EntityName;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row};
 
+use crate::database::sqlstate;
 use crate::entity;
 use crate::quoting::identifier;
 
@@ -390,7 +391,5 @@ async fn run(connection: &mut PgConnection, statement: String) -> Result<(), sql
 }
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+    sqlstate(error).as_deref() == Some("55P03")
 }

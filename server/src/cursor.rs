@@ -171,6 +171,16 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(out.0)
     }
 
+    /// The snapshots of what its holder has seen, and of what it has been promised.
+    pub fn snapshots(&self) -> impl Iterator<Item = &Snapshot> {
+        let seen = match &self.seen {
+            Seen::Snapshot(seen) => Some(seen),
+            Seen::Date(_) => None,
+        };
+        seen.into_iter()
+            .chain(self.pull.as_ref().map(|pull| &pull.target))
+    }
+
     /// The numbers of the entities that it has to do with.
     pub fn entities(&self) -> impl Iterator<Item = i32> {
         let pulled = self.pull.iter().flat_map(|pull| &pull.pulled);

@@ -1,7 +1,9 @@
 //! One connection for one page: begun, read, and given back or closed.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row};
@@ -9,7 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::catalog::SIGNATURE;
-use crate::cursor::{Cursor, Lsn, Seen, Source};
+use crate::cursor::{Cursor, Lsn, Source};
 use crate::node::Node;
 use crate::page::Probe;
 use crate::snapshot::Snapshot;
@@ -78,15 +80,7 @@ impl Moment {
 
     /// Whether all that the cursor's holder has seen, or been promised, is there.
     pub fn has(&self, cursor: &Cursor) -> bool {
-        let seen = match &cursor.seen {
-            Seen::Snapshot(seen) => Some(seen),
-            Seen::Date(_) => None,
-        };
-        let target = cursor.pull.as_ref().map(|pull| &pull.target);
-        let covers = seen
-            .into_iter()
-            .chain(target)
-            .all(|seen| self.snapshot.covers(seen));
+        let covers = cursor.snapshots().all(|seen| self.snapshot.covers(seen));
         match self.log {
             LogEnd::Primary { .. } => covers,
             // A standby lists subtransactions as in flight, which a primary's snapshot passes over. The
@@ -288,6 +282,12 @@ impl Drop for Connection {
             drop(connection.detach());
         }
     }
+}
+
+/// The code with which Postgres refused ("SQLSTATE", Postgres manual, appendix A); `None` where it was not
+/// Postgres that did.
+pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
 }
 
 /// The own id of the source; `None` where the database was restored or copied to where it is, and

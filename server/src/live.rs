@@ -48,20 +48,27 @@ pub async fn answer(
     };
     // What asks Postgres is boxed: thousands may wait here, and each would hold the room for it.
     loop {
-        let is_over = stop.is_cancelled() || Instant::now() >= until;
+        // Where nothing is known of the source there is nothing to wait for.
+        let is_over = view.is_none() || stop.is_cancelled() || Instant::now() >= until;
         let limits = match &view {
             Some(view) if !request.caller.is_unrestricted() => {
-                Box::pin(node.limits(view.entities(), &request.caller)).await?
+                Box::pin(node.limits(view.entities(), &request.caller, None)).await?
             }
             _ => Limits::default(),
         };
         let known = view
             .as_ref()
             .and_then(|view| view.nothing_new(&request, &limits, &watcher.samples));
-        match (known, &view) {
-            (Some(trailer), _) if is_over => return Ok(Answer::Nothing(trailer)),
-            (Some(_), _) => {}
-            (None, Some(seen)) => match Box::pin(pages.get(node, watcher, &request, seen, &limits)).await {
+        if let Some(trailer) = known {
+            if is_over {
+                return Ok(Answer::Nothing(trailer));
+            }
+        } else {
+            let shared = match &view {
+                Some(view) => Box::pin(pages.get(node, watcher, &request, view, &limits)).await,
+                None => None,
+            };
+            match shared {
                 Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),
                 Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
                 Some(Handed::Whole(_)) => {}
@@ -71,13 +78,6 @@ pub async fn answer(
                     Opened::Behind(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
                     Opened::Behind(_) => {}
                 },
-            },
-            // Nothing is known of the source, or nothing needs to be.
-            (None, None) => {
-                return Ok(match Box::pin(page::open(node, request)).await? {
-                    Opened::Page(page) => Answer::Page(page),
-                    Opened::Behind(trailer) => Answer::Nothing(trailer),
-                });
             }
         }
         if let Err(refused) = turn.rest() {

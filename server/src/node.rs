@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::caller::Caller;
 use crate::catalog::Catalog;
-use crate::database::Connection;
+use crate::database::{Connection, sqlstate};
 use crate::entity::Entity;
 use crate::scope::Limits;
 use crate::standby::Claim;
@@ -48,11 +48,14 @@ impl Node {
         Connection::acquire(&self.pool).await
     }
 
-    /// What a caller may see of these entities.
+    /// What a caller may see of these entities. Where Postgres has to be asked, it is on `connection`, which
+    /// is in no transaction: a page that held one connection while it waits for another could
+    /// wait for ever in a full pool. Whoever holds none takes one.
     pub(crate) async fn limits<'e>(
         &self,
         entities: impl IntoIterator<Item = &'e Entity>,
         caller: &Caller,
+        mut connection: Option<&mut Connection>,
     ) -> Result<Limits, sqlx::Error> {
         let mut limits = Limits::default();
         if caller.is_unrestricted() {
@@ -65,7 +68,8 @@ impl Node {
             } else if let Some(scope) = &entity.scope {
                 let mut printed = Vec::new();
                 for value in caller.values(&scope.column) {
-                    printed.extend(self.printed(&scope.cast, value).await?);
+                    let connection = connection.as_deref_mut();
+                    printed.extend(self.printed(&scope.cast, value, connection).await?);
                 }
                 limits.limit(number, printed);
             }
@@ -75,25 +79,24 @@ impl Node {
 
     /// A value as Postgres prints it, since tombstones hold it so: 07 is 7 to an integer. `None` where
     /// it is no value of the type, and no row can have it.
-    async fn printed(&self, cast: &str, value: &str) -> Result<Option<String>, sqlx::Error> {
+    async fn printed(
+        &self,
+        cast: &str,
+        value: &str,
+        connection: Option<&mut Connection>,
+    ) -> Result<Option<String>, sqlx::Error> {
         let key = (cast.to_owned(), value.to_owned());
         if let Some(known) = self.values.get(&key).await {
             return Ok(known);
         }
-        let mut connection = self.connect().await?;
-        // With the settings of a page, which are those of the triggers.
-        connection.begin(&[]).await?;
-        let printed = sqlx::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
-            .bind(value)
-            .fetch_one(connection.get()?)
-            .await;
-        let printed = match printed {
-            Ok(printed) => Some(printed),
-            Err(error) if is_no_value(&error) => None,
-            Err(error) => return Err(error),
+        let printed = if let Some(connection) = connection {
+            print(connection, cast, value).await?
+        } else {
+            let mut connection = self.connect().await?;
+            let printed = print(&mut connection, cast, value).await?;
+            connection.give_back();
+            printed
         };
-        connection.end().await?;
-        connection.give_back();
         self.values.insert(key, printed.clone()).await;
         Ok(printed)
     }
@@ -115,10 +118,23 @@ impl Node {
     }
 }
 
-/// A text that is no value of a type, or breaks what a domain demands.
-fn is_no_value(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+/// Has Postgres print a value; `None` for a text that is none of the type, or breaks what a domain demands.
+async fn print(connection: &mut Connection, cast: &str, value: &str) -> Result<Option<String>, sqlx::Error> {
+    // With the settings of a page, which are those of the triggers.
+    connection.begin(&[]).await?;
+    let printed = sqlx::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
+        .bind(value)
+        .fetch_one(connection.get()?)
+        .await;
+    let printed = match printed {
+        Ok(printed) => Some(printed),
+        Err(error)
+            if sqlstate(&error).is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
+        {
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    connection.end().await?;
+    Ok(printed)
 }

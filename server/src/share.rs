@@ -118,11 +118,12 @@ impl SharedPages {
         view: &View,
         limits: &Limits,
     ) -> Option<Handed> {
-        let (since, is_midway) = match &request.since {
-            Since::Nothing => (None, false),
+        let since = match &request.since {
+            Since::Nothing => None,
             Since::Date(_) => return None,
-            Since::Cursor(cursor) => (Some(cursor.encode()), cursor.pull.is_some()),
+            Since::Cursor(cursor) => Some(cursor.encode()),
         };
+        let is_midway = request.since.is_midway();
         let is_small = since.is_some() && !is_midway;
         let bytes_max = if is_small {
             SMALL_PAGE_BYTES_MAX

@@ -37,6 +37,7 @@ mod cache;
 #[cfg(feature = "certificates")]
 pub mod certificates;
 mod cluster;
+mod conditions;
 mod copy;
 mod database;
 mod debian;
@@ -51,6 +52,7 @@ pub mod programs;
 mod server;
 
 pub use cluster::{Cluster, Profile, free_port};
+pub use conditions::{caught_up, seed, until};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};

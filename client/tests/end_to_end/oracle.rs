@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use highwater_testbed::{Copy, Process, Rows, live_rows};
+use highwater_testbed::{Copy, Process, Rows, live_rows, seed};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use sqlx::PgPool;
 
-use crate::rig::{Rig, seed};
+use crate::rig::Rig;
 use crate::writers::{self, TABLES, Writers};
 
 /// How long the writers write.

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use highwater_server::admin::EnableOptions;
+use highwater_testbed::seed;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
@@ -12,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use crate::exact::Both;
 use crate::json::By;
 use crate::kinds::{Fit, KINDS, Kind, SCHEMA};
-use crate::rig::{Rig, run, seed};
+use crate::rig::{Rig, run};
 
 /// Tables of a course.
 const TABLES: usize = 12;

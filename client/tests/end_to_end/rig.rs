@@ -176,14 +176,6 @@ pub(crate) async fn migrate(url: String) -> highwater_testbed::Result<()> {
     Ok(())
 }
 
-/// The seed that `HIGHWATER_SEED` gives, else any. A test prints it, so that it can be given again.
-pub(crate) fn seed() -> u64 {
-    let given = std::env::var("HIGHWATER_SEED").ok();
-    given
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random)
-}
-
 /// The client's program.
 pub(crate) fn client(command: &str, store: &Path) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_highwater"));

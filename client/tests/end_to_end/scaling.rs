@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions};
 use highwater_testbed::process::Signal;
-use highwater_testbed::{Cluster, NGINX_CONF, Nginx, Process, Profile, free_port, live_rows, programs};
+use highwater_testbed::{
+    Cluster, NGINX_CONF, Nginx, Process, Profile, caught_up, free_port, live_rows, programs, seed,
+};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
 use tempfile::TempDir;
 
 use crate::oracle::ByDate;
-use crate::rig::{assert_equal, client, migrate, output, run, seed};
+use crate::rig::{assert_equal, client, migrate, output, run};
 use crate::writers::{self, TABLES, Writers};
 
 /// How far the standby lags behind the primary.
@@ -68,33 +69,6 @@ impl Server {
     fn kill(&mut self) {
         self.process = None;
     }
-}
-
-/// Waits until a condition holds.
-async fn until(pool: &PgPool, condition: &str) {
-    let waiting = async {
-        let holds = || sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned())).fetch_one(pool);
-        // Whoever was just killed may not answer yet.
-        while !holds().await.unwrap_or(false) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .unwrap_or_else(|_| panic!("{condition}"));
-}
-
-/// Lets the standby replay all that the primary has written.
-async fn caught_up(primary: &PgPool, standby: &PgPool) {
-    let written: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
-        .fetch_one(primary)
-        .await
-        .unwrap();
-    until(
-        standby,
-        &format!("select pg_last_wal_replay_lsn() >= '{written}'"),
-    )
-    .await;
 }
 
 async fn in_time(work: impl Future<Output = ()>) {

@@ -12,7 +12,7 @@ use super::sql::Range;
 use super::{Asked, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::Seen;
-use crate::database::{Connection, LogEnd, Moment};
+use crate::database::{Connection, LogEnd, Moment, sqlstate};
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::samples;
@@ -257,8 +257,8 @@ pub(crate) async fn look(
     .await
 }
 
-/// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`, as
-/// far as a caller with these scopes may see them; without a caller, also for the scopes that they lie in. What was remembered of the catalog may hold no longer, and then all is done again.
+/// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`,
+/// as far as the caller may see them; without a caller, also for the scopes that they lie in. What was remembered of the catalog may hold no longer, and then all is done again.
 async fn look_at(
     connection: &mut Connection,
     node: &Node,
@@ -279,7 +279,10 @@ async fn look_at(
             selected => selected?,
         };
         let limits = match caller {
-            Some(caller) => node.limits(&known.entities, caller).await?,
+            Some(caller) => {
+                node.limits(&known.entities, caller, Some(&mut *connection))
+                    .await?
+            }
             None => Limits::default(),
         };
         let probed: Vec<(&Entity, Probed<'_>)> = entities
@@ -377,8 +380,5 @@ fn select(all: &[Entity], asked: &Asked) -> Result<Vec<Entity>, ReadError> {
 
 /// A table or a column that was dropped or renamed since it was described.
 fn is_outdated(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("42P01" | "3F000" | "42703"))
+    matches!(sqlstate(error).as_deref(), Some("42P01" | "3F000" | "42703"))
 }

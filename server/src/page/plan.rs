@@ -121,14 +121,8 @@ pub(crate) fn check(
     if is_standby {
         return Ok(Standing::Behind);
     }
-    let seen = match &cursor.seen {
-        Seen::Snapshot(seen) => Some(seen),
-        Seen::Date(_) => None,
-    };
-    let target = cursor.pull.as_ref().map(|pull| &pull.target);
-    let mut seen = seen.into_iter().chain(target);
     match evidence.ids_end {
-        Some(end) if seen.all(|seen| seen.xmax() <= end) => Ok(Standing::Behind),
+        Some(end) if cursor.snapshots().all(|seen| seen.xmax() <= end) => Ok(Standing::Behind),
         _ => another,
     }
 }

@@ -9,6 +9,7 @@ use super::rows::{self, Budget, End};
 use super::sql::{self, InScope, Range};
 use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
 use crate::cursor::{After, Cursor, Lsn, Position, Pull, Seen, Step};
+use crate::database::sqlstate;
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::samples::Samples;
@@ -254,8 +255,5 @@ fn blame(error: ReadError, entity: &Entity, step: Step, after: Option<&After>) -
 }
 
 fn is_bad_value(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.starts_with("22") || code.starts_with("42"))
+    sqlstate(error).is_some_and(|code| code.starts_with("22") || code.starts_with("42"))
 }

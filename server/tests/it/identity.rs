@@ -1,10 +1,10 @@
 //! Which database a cursor belongs to: restores, copies and promotions, with real servers.
 
 use highwater_server::{ServeOptions, admin};
-use highwater_testbed::{Cluster, Profile};
+use highwater_testbed::{Cluster, Profile, until};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
-use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source, until};
+use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
 
 /// Pulls, and after a 410 begins without a cursor, as every client does.
 async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {

@@ -1,7 +1,6 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
@@ -209,20 +208,4 @@ pub(crate) async fn cluster(settings: &[(&str, &str)]) -> (Cluster, PgPool) {
         .await
         .unwrap();
     (cluster, pool)
-}
-
-/// Waits until a condition holds.
-pub(crate) async fn until(pool: &PgPool, condition: &str) {
-    let wait = async {
-        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned()))
-            .fetch_one(pool)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait)
-        .await
-        .unwrap_or_else(|_| panic!("{condition}"));
 }

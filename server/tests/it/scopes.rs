@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
 use highwater_server::auth::{AuthOptions, Authenticator, TokenKeys, TokenOptions};
-use highwater_testbed::Copy;
+use highwater_testbed::{Copy, seed};
 use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
 use rand::rngs::StdRng;
 use rand::seq::IndexedMutRandom as _;
@@ -350,10 +350,7 @@ async fn change(tenants: &Tenants, random: &mut StdRng, ever: &mut HashSet<(i32,
 /// key that was never in its scope, and at rest each has its scope exactly.
 #[tokio::test]
 async fn no_caller_ever_gets_what_was_never_in_its_scope() {
-    let seed: u64 = std::env::var("HIGHWATER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random);
+    let seed = seed();
     eprintln!("HIGHWATER_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let tenants = Tenants::start().await;

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use highwater_testbed::{Cluster, Profile};
+use highwater_testbed::{Cluster, Profile, caught_up, seed, until};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
-use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source, until};
+use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
 
 /// A primary and its standby, with a server on each.
 struct Pair {
@@ -48,13 +48,7 @@ impl Pair {
 
     /// Lets the standby replay all that the primary has written.
     async fn caught_up(&self) {
-        let written = "select pg_current_wal_insert_lsn()::text";
-        let written: String = sqlx::query_scalar(written)
-            .fetch_one(&self.primary.pool)
-            .await
-            .unwrap();
-        let replayed = format!("select pg_last_wal_replay_lsn() >= '{written}'");
-        until(&self.standby.pool, &replayed).await;
+        caught_up(&self.primary.pool, &self.standby.pool).await;
     }
 
     /// A session on the primary.
@@ -321,10 +315,7 @@ async fn write(mut session: PgConnection, mut random: StdRng, rounds: usize) {
 /// By cursors and by dates, from page to page on another node, while the standby lags by turns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_moves_between_nodes_loses_nothing() {
-    let seed: u64 = std::env::var("HIGHWATER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random);
+    let seed = seed();
     eprintln!("HIGHWATER_SEED={seed}");
     let pair = Pair::start(&[]).await;
     run(

@@ -1,0 +1,52 @@
+//! What tests wait for, and what they begin with.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, PgPool};
+
+/// The longest that a condition is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it holds.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Waits until a condition in SQL holds. A Postgres that was just killed need not answer yet.
+///
+/// # Panics
+///
+/// When it does not come to hold within half a minute.
+pub async fn until(pool: &PgPool, condition: &str) {
+    let holds = || sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned())).fetch_one(pool);
+    let mut last = holds().await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !matches!(last, Ok(true)) {
+        assert!(tokio::time::Instant::now() < deadline, "{condition}: {last:?}");
+        tokio::time::sleep(POLL).await;
+        last = holds().await;
+    }
+}
+
+/// Waits until a standby has replayed all that its primary has written by now.
+///
+/// # Panics
+///
+/// When it has not within half a minute, or the primary cannot be asked.
+pub async fn caught_up(primary: &PgPool, standby: &PgPool) {
+    let written: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
+        .fetch_one(primary)
+        .await
+        .expect("a position in the log");
+    until(
+        standby,
+        &format!("select pg_last_wal_replay_lsn() >= '{written}'"),
+    )
+    .await;
+}
+
+/// The seed that `HIGHWATER_SEED` gives, else any. A test prints it, so that it can be given again.
+pub fn seed() -> u64 {
+    let given = std::env::var("HIGHWATER_SEED").ok();
+    given
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random)
+}
