@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_shared::Trailer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
-use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError};
+use crate::page::{self, OpenPage, Opened, PageRequest, Pieces, ReadError, WholePage};
 use crate::scope::Limits;
-use crate::share::{Handed, SharedPage, SharedPages};
+use crate::share::{Handed, SharedPages};
 use crate::turns::Turn;
 use crate::watch::Watcher;
 
@@ -22,10 +21,8 @@ pub enum Answer {
     Page(Box<OpenPage>),
     /// A page that is being read.
     UnderWay(Pieces),
-    /// A page that others get as well.
-    Shared(Arc<SharedPage>),
-    /// Nothing is new: a page with no changes.
-    Nothing(Trailer),
+    /// A page that is at hand: one that others get as well, or one without changes.
+    Whole(Arc<WholePage>),
 }
 
 /// Answers a request, and holds it for up to `wait` while nothing is new, without its turn. `stop`
@@ -56,12 +53,13 @@ pub async fn answer(
             }
             _ => Limits::default(),
         };
-        let known = view
-            .as_ref()
-            .and_then(|view| view.nothing_new(&request, &limits, &watcher.samples));
-        if let Some(trailer) = known {
+        let known = match &view {
+            Some(view) => view.nothing_new(&request, &limits, &watcher.samples)?,
+            None => None,
+        };
+        if let Some(page) = known {
             if is_over {
-                return Ok(Answer::Nothing(trailer));
+                return Ok(Answer::Whole(page));
             }
         } else {
             let shared = match &view {
@@ -70,12 +68,15 @@ pub async fn answer(
             };
             match shared {
                 Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),
-                Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
+                Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Whole(page)),
                 Some(Handed::Whole(_)) => {}
                 None => match Box::pin(page::open(node, request.clone())).await? {
                     Opened::Page(page) if is_over || !page.is_empty() => return Ok(Answer::Page(page)),
                     Opened::Page(page) => Box::pin(page.let_go()).await?,
-                    Opened::Behind(trailer) if is_over => return Ok(Answer::Nothing(trailer)),
+                    Opened::Behind(trailer) if is_over => {
+                        let page = WholePage::empty(request.format, &trailer)?;
+                        return Ok(Answer::Whole(Arc::new(page)));
+                    }
                     Opened::Behind(_) => {}
                 },
             }

@@ -10,14 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::node::Node;
 use crate::page::{
-    self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since,
+    self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since, WholePage,
 };
 use crate::scope::Limits;
 use crate::snapshot::Snapshot;
@@ -55,15 +55,10 @@ pub struct SharedPages {
     asked: Cache<Question, ()>,
 }
 
-/// A page that was read to its end.
+/// A page that is kept.
 #[derive(Debug)]
-pub struct SharedPage {
-    /// The whole body.
-    pub body: Bytes,
-    /// Names the body.
-    pub tag: String,
-    /// Whether it holds no changes.
-    pub is_empty: bool,
+struct SharedPage {
+    page: Arc<WholePage>,
     snapshot: Snapshot,
 }
 
@@ -71,7 +66,7 @@ pub struct SharedPage {
 #[derive(Debug)]
 pub enum Handed {
     /// It was read before, or for another caller.
-    Whole(Arc<SharedPage>),
+    Whole(Arc<WholePage>),
     /// It is read for this caller first, and holds changes.
     UnderWay(Pieces),
 }
@@ -91,8 +86,9 @@ struct Question {
 
 impl Default for SharedPages {
     fn default() -> Self {
-        let weight =
-            |_: &Question, page: &Arc<SharedPage>| u32::try_from(page.body.len()).unwrap_or(u32::MAX);
+        let weight = |_: &Question, shared: &Arc<SharedPage>| {
+            u32::try_from(shared.page.body.len()).unwrap_or(u32::MAX)
+        };
         let pages = Cache::builder()
             .weigher(weight)
             .max_capacity(PAGES_BYTES_MAX)
@@ -147,22 +143,22 @@ impl SharedPages {
             let (node, watcher) = (Arc::clone(node), Arc::clone(watcher));
             let read = read(node, watcher, request.clone(), limits.clone(), bytes_max, first);
             let (pages, asked) = (self.pages.clone(), question.clone());
-            let mut shared = Box::pin(async move { pages.try_get_with(asked, read).await });
-            let page = tokio::select! {
+            let mut reading = Box::pin(async move { pages.try_get_with(asked, read).await });
+            let shared = tokio::select! {
                 biased;
                 Ok(pieces) = led => {
                     // The others wait for the end of it, whatever becomes of this caller.
-                    tokio::spawn(shared);
+                    tokio::spawn(reading);
                     return Some(Handed::UnderWay(pieces));
                 }
-                page = &mut shared => page.ok()?,
+                shared = &mut reading => shared.ok()?,
             };
-            if is_midway || view.is_seen_by(&page.snapshot, &request.entities, limits) {
-                return Some(Handed::Whole(page));
+            if is_midway || view.is_seen_by(&shared.snapshot, &request.entities, limits) {
+                return Some(Handed::Whole(Arc::clone(&shared.page)));
             }
             // Another caller may have put a newer one in its place.
             let stale = |entry: Option<moka::Entry<_, Arc<SharedPage>>>| {
-                let is_stale = entry.is_some_and(|entry| Arc::ptr_eq(entry.value(), &page));
+                let is_stale = entry.is_some_and(|entry| Arc::ptr_eq(entry.value(), &shared));
                 std::future::ready(if is_stale { Op::Remove } else { Op::Nop })
             };
             self.pages.entry(question.clone()).and_compute_with(stale).await;
@@ -219,13 +215,8 @@ async fn read(
         let is_last = matches!(piece, Piece::Last(_));
         let _ = handed_on.send(Ok(piece)).await;
         if is_last {
-            let body = body.freeze();
-            return Ok(Arc::new(SharedPage {
-                tag: page::tag(&body),
-                body,
-                is_empty,
-                snapshot,
-            }));
+            let page = Arc::new(WholePage::new(body.freeze(), is_empty));
+            return Ok(Arc::new(SharedPage { page, snapshot }));
         }
     }
     Err(ReadError::Abandoned)

@@ -75,16 +75,11 @@ pub(super) async fn changes(
             let (body, tag) = body(pieces, turn).await?;
             (body, false, tag)
         }
-        Answer::Shared(page) => (
+        Answer::Whole(page) => (
             Body::from(page.body.clone()),
             page.is_empty,
             Some(page.tag.clone()),
         ),
-        Answer::Nothing(trailer) => {
-            let body = page::nothing(format, &trailer)?;
-            let tag = page::tag(&body);
-            (Body::from(body), true, Some(tag))
-        }
     };
     let kept = Kept {
         is_empty,

@@ -27,7 +27,7 @@ use crate::cursor::Cursor;
 
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
-pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, nothing, tag};
+pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, WholePage, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
 pub(crate) use probe::Probe;
 

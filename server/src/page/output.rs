@@ -25,11 +25,30 @@ const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 /// How long a chunk waits for its reader.
 pub const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
 
-/// The whole body of a page without changes.
-pub fn nothing(format: Format, trailer: &Trailer) -> Result<Bytes, ReadError> {
-    let mut body = BytesMut::from(start(format));
-    body.extend_from_slice(&end(format, trailer)?);
-    Ok(body.freeze())
+/// A page that is at hand from its first byte to its last.
+#[derive(Debug)]
+pub struct WholePage {
+    /// All of it.
+    pub body: Bytes,
+    /// Names the body.
+    pub tag: String,
+    /// Whether it holds no changes.
+    pub is_empty: bool,
+}
+
+impl WholePage {
+    /// A page that was read to its end.
+    pub fn new(body: Bytes, is_empty: bool) -> Self {
+        let tag = tag(&body);
+        Self { body, tag, is_empty }
+    }
+
+    /// A page without changes.
+    pub fn empty(format: Format, trailer: &Trailer) -> Result<Self, ReadError> {
+        let mut body = BytesMut::from(start(format));
+        body.extend_from_slice(&end(format, trailer)?);
+        Ok(Self::new(body.freeze(), true))
+    }
 }
 
 /// A name for a body: the same name, the same bytes, whichever server wrote them.

@@ -1,17 +1,21 @@
 //! What the watcher knows of the source at one moment, and what follows for a caller. Pure.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use highwater_shared::{EntityName, Trailer};
+use highwater_shared::{EntityName, Timestamp, Trailer};
 
 use super::scopes::ScopeChanges;
 use crate::cursor::{Covered, Cursor, Lsn, Seen};
 use crate::database::Moment;
 use crate::entity::Entity;
-use crate::page::{self, Asked, Evidence, PageRequest, Since, Standing};
+use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Since, Standing, WholePage};
 use crate::samples::Samples;
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
+
+/// The most answers that are kept of a view.
+const ANSWERS_MAX: usize = 256;
 
 /// The source at one moment.
 #[derive(Debug)]
@@ -21,6 +25,23 @@ pub struct View {
     pub(super) entities: Vec<Watched>,
     /// When the scopes of entities that have one were changed.
     pub(super) scopes: Arc<ScopeChanges>,
+    /// What callers for whom there was nothing new have been answered.
+    pub(super) answers: Answers,
+}
+
+/// Answers that are given again to whoever asks the same: a fleet that is up to date asks with one
+/// cursor.
+pub(super) type Answers = Mutex<HashMap<Question, Arc<WholePage>>>;
+
+/// What those have in common who are answered alike. Of a cursor it is only its dates that go into the
+/// answer: what else it says has been compared with the view.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    entities: Asked,
+    limits: Limits,
+    newest: Timestamp,
+    last_sync_date: Timestamp,
+    format: Format,
 }
 
 /// An entity at that moment.
@@ -55,7 +76,45 @@ impl View {
 
     /// The answer to a caller for whom there is nothing new; `None` where there may be something,
     /// or where only a page can tell.
-    pub fn nothing_new(&self, request: &PageRequest, limits: &Limits, samples: &Samples) -> Option<Trailer> {
+    pub fn nothing_new(
+        &self,
+        request: &PageRequest,
+        limits: &Limits,
+        samples: &Samples,
+    ) -> Result<Option<Arc<WholePage>>, ReadError> {
+        let Some((cursor, asked)) = self.lacks_nothing(request, limits) else {
+            return Ok(None);
+        };
+        let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
+        let question = Question {
+            entities: request.entities.clone(),
+            limits: limits.clone(),
+            newest: cursor.newest,
+            last_sync_date,
+            format: request.format,
+        };
+        if let Some(page) = self.answers().get(&question) {
+            return Ok(Some(Arc::clone(page)));
+        }
+        let trailer = self.trailer(cursor, &asked, limits, last_sync_date);
+        let page = Arc::new(WholePage::empty(request.format, &trailer)?);
+        let mut answers = self.answers();
+        if answers.len() < ANSWERS_MAX {
+            answers.insert(question, Arc::clone(&page));
+        }
+        Ok(Some(page))
+    }
+
+    fn answers(&self) -> MutexGuard<'_, HashMap<Question, Arc<WholePage>>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cursor of a caller for whom there is nothing new, and the entities that it asks for.
+    fn lacks_nothing<'r>(
+        &self,
+        request: &'r PageRequest,
+        limits: &Limits,
+    ) -> Option<(&'r Cursor, Vec<&Watched>)> {
         let Since::Cursor(cursor) = &request.since else {
             return None;
         };
@@ -71,7 +130,7 @@ impl View {
             seen.covers(&self.changed(watched, limits).snapshot)
                 && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
         });
-        lacks_nothing.then(|| self.trailer(cursor, &asked, limits, samples))
+        lacks_nothing.then_some((cursor, asked))
     }
 
     /// Whether a page with this snapshot holds every change that this view knows of.
@@ -115,8 +174,13 @@ impl View {
         covered(&now) != covered(&then) || now.iter().any(is_new)
     }
 
-    fn trailer(&self, cursor: &Cursor, asked: &[&Watched], limits: &Limits, samples: &Samples) -> Trailer {
-        let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
+    fn trailer(
+        &self,
+        cursor: &Cursor,
+        asked: &[&Watched],
+        limits: &Limits,
+        last_sync_date: Timestamp,
+    ) -> Trailer {
         // Since the latest change of any of them nothing of theirs has changed, so all who lack nothing
         // get the same cursor, whenever they ask and whatever else was committed. They share a page then.
         let changed = asked.iter().map(|watched| self.changed(watched, limits));
