@@ -26,6 +26,7 @@ mod seed_server;
 mod seeds;
 mod sizes;
 mod tables;
+mod tenants;
 mod tls;
 mod types;
 mod types_page;
