@@ -8,7 +8,6 @@ mod chart;
 mod data;
 mod figures;
 mod highwater;
-mod link;
 mod machine;
 mod measure;
 mod open_files;

@@ -8,6 +8,7 @@
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
+//! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
@@ -49,6 +50,7 @@ mod nginx;
 mod pip;
 pub mod process;
 pub mod programs;
+mod proxy;
 mod server;
 
 pub use cluster::{Cluster, Profile, free_port};
@@ -58,6 +60,7 @@ pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
 pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
+pub use proxy::{Fault, Proxy};
 pub use server::{Server, shared_server};
 
 /// A result whose error is told to a person.

@@ -4,19 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use highwater_testbed::{Fault, Proxy};
 
 use super::nothing_new::cursor;
 use crate::data::PARTS;
 use crate::figures::count;
 use crate::highwater::{self, Server};
-use crate::link::Link;
 use crate::measure::{Rounds, Samples, float, rounds};
 use crate::outcome::{Benchmark, Chart, Line, Outcome, Unit};
 use crate::pages::{Encoding, Form, Reader};
 use crate::stage::Stage;
 
-const LINK_BITS_PER_SECOND: u64 = 10_000_000;
+const LINK_BITS_PER_SECOND: u32 = 10_000_000;
 /// The link sets the pace, and hardly varies.
 const LINK_RUNS_MAX: usize = 3;
 const ROWS_DELETED: u64 = 100;
@@ -94,7 +94,12 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     };
     let (mut lines, mut charts) = (Vec::new(), Vec::new());
     for pull in [&first, &small] {
-        let link = Link::open(&server.url, LINK_BITS_PER_SECOND).await?;
+        let address = server
+            .url
+            .strip_prefix("http://")
+            .context("not a URL of a server")?;
+        let link = Proxy::before(address.parse()?).await?;
+        link.set(Fault::Throttle(LINK_BITS_PER_SECOND));
         let runs = if stage.sizes.quick {
             1
         } else {
@@ -102,7 +107,7 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         };
         let linked = rounds(runs, &COPY, async |who, _| {
             let before = link.passed();
-            let cost = pull.done(stage, &link.url, who).await?;
+            let cost = pull.done(stage, &link.url(), who).await?;
             Ok(Cost {
                 bytes: link.passed() - before,
                 ..cost

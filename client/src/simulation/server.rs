@@ -10,8 +10,8 @@ use highwater_shared::{Code, EntityName, ResyncReason};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::ENTITIES;
 use super::source::Source;
+use super::{ENTITIES, VirtualClock};
 use crate::error::Error;
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
@@ -20,13 +20,22 @@ use crate::sync_helper::SourceId;
 /// Bytes of a chunk, small enough that pages are cut within every part of theirs.
 const CHUNK_BYTES: usize = 97;
 
+const YEAR_SECONDS: i64 = 365 * 24 * 3_600;
+
 /// What goes wrong, and how often in a thousand requests.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     None,
     Refused,
     Unreachable,
-    Gone,
+    /// The cursor can no longer be served, for one reason or another.
+    Gone(Option<ResyncReason>),
+    /// The answer comes that was given to the same question before, as from a cache.
+    Repeated,
+    /// It comes after so many seconds.
+    Late(u64),
+    /// The device's clock is set, by so many seconds.
+    ClockSet(i64),
     CutAt(usize),
     EndsEarlyAt(usize),
     CrashAt(usize),
@@ -36,6 +45,10 @@ enum Fault {
 pub(super) struct World {
     pub(super) source: Source,
     pub(super) rng: StdRng,
+    /// The last answer to a question that went on from a cursor.
+    pub(super) answered: Option<(Ask, Bytes)>,
+    /// Whether one was given again since the pull began, which may be of the time before it.
+    pub(super) has_repeated: bool,
     pub(super) faults_per_mille: u32,
     pub(super) writes_per_mille: u32,
     /// Whether to tell the whole course, for a single seed.
@@ -50,6 +63,7 @@ pub(super) struct World {
 
 pub(super) struct SimulatedServer {
     pub(super) world: Mutex<World>,
+    pub(super) clock: VirtualClock,
 }
 
 pub(super) struct SimulatedBody {
@@ -94,12 +108,14 @@ impl Remote for SimulatedServer {
                 });
             }
             Fault::Crash => return Err(crash()),
-            Fault::Gone if ask.since.is_some() => {
+            Fault::Gone(reason) if ask.since.is_some() => {
                 return Ok(Answer {
                     source,
-                    outcome: Outcome::Resync(Some(ResyncReason::SourceChanged)),
+                    outcome: Outcome::Resync(reason),
                 });
             }
+            Fault::Late(seconds) => self.clock.pass(Duration::from_secs(seconds)),
+            Fault::ClockSet(seconds) => self.clock.set(seconds),
             _ => {}
         }
         let limit = world.rng.random_range(1..8);
@@ -115,10 +131,18 @@ impl Remote for SimulatedServer {
             .max()
             .unwrap_or(0);
         let at = world.source.now().saturating_sub(lag).max(floor);
-        let page = world
-            .source
-            .page(ask, limit, at)
-            .map_err(|_| refused(404, Code::UnknownEntity))?;
+        let page = match &world.answered {
+            Some((asked, page)) if asked == ask && matches!(fault, Fault::Repeated) => {
+                let page = page.clone();
+                world.has_repeated = true;
+                page
+            }
+            _ => world
+                .source
+                .page(ask, limit, at)
+                .map_err(|_| refused(404, Code::UnknownEntity))?,
+        };
+        world.answered = ask.since.is_some().then(|| (ask.clone(), page.clone()));
         if world.is_told {
             println!("{fault:?}, at {at}: {ask:?}\n{}", String::from_utf8_lossy(&page));
         }
@@ -142,10 +166,17 @@ impl World {
             return Fault::None;
         }
         let part = self.rng.random_range(0..1000);
-        match self.rng.random_range(0..7) {
+        match self.rng.random_range(0..10) {
             0 => Fault::Refused,
             1 => Fault::Unreachable,
-            2 => Fault::Gone,
+            2 => Fault::Gone(match self.rng.random_range(0..3) {
+                0 => None,
+                1 => Some(ResyncReason::SourceChanged),
+                _ => Some(ResyncReason::ScopeChanged),
+            }),
+            7 => Fault::Repeated,
+            8 => Fault::Late(self.rng.random_range(0..600)),
+            9 => Fault::ClockSet(self.rng.random_range(-YEAR_SECONDS..YEAR_SECONDS)),
             3 => Fault::CutAt(part),
             4 => Fault::EndsEarlyAt(part),
             5 => Fault::CrashAt(part),

@@ -1,15 +1,12 @@
 //! The client killed, cut off, stopped and run twice: the SyncHelper and the rows stand or fall
 //! together, and the next pull goes on.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use highwater_testbed::Process;
 use highwater_testbed::process::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use highwater_testbed::{Fault, Process, Proxy};
 
 use crate::rig::{Rig, client, output};
 
@@ -77,44 +74,6 @@ async fn a_kill_at_any_instant_keeps_rows_and_cursor_together() {
     rig.assert_equal(&store, &["product"], "killed").await;
 }
 
-/// Forwards connections to `to`, each after its first `budget` bytes of answer cut off.
-async fn cutting_proxy(to: SocketAddr, budget: usize) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut caller, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(to).await.unwrap();
-                let (mut from_caller, mut to_caller) = caller.split();
-                let (mut from_server, mut to_server) = server.split();
-                let answer = async {
-                    let mut left = budget;
-                    let mut chunk = vec![0; 16 * 1024];
-                    while left > 0 {
-                        let Ok(read @ 1..) = from_server.read(&mut chunk).await else {
-                            break;
-                        };
-                        let pass = read.min(left);
-                        left -= pass;
-                        if to_caller.write_all(&chunk[..pass]).await.is_err() {
-                            break;
-                        }
-                    }
-                };
-                // The answer's end ends the connection, whatever the caller still has to say.
-                tokio::select! {
-                    () = answer => {}
-                    () = async {
-                        let _ = tokio::io::copy(&mut from_caller, &mut to_server).await;
-                        std::future::pending::<()>().await;
-                    } => {}
-                }
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_response_cut_anywhere_changes_nothing_and_the_next_pull_completes() {
     let rig = Rig::start(TABLE, &["product"]).await;
@@ -136,9 +95,15 @@ async fn a_response_cut_anywhere_changes_nothing_and_the_next_pull_completes() {
     let whole = answer.bytes().await.unwrap().len();
     for part in 0..6 {
         // With the headers, which come first, the last cut lies before the trailer.
-        let proxy = cutting_proxy(rig.address, 100 + whole * part / 6).await;
+        let bytes = 100 + whole * part / 6;
+        let proxy = Proxy::before(rig.address).await.unwrap();
+        proxy.set(if part % 2 == 0 {
+            Fault::Cut(bytes)
+        } else {
+            Fault::Truncate(bytes)
+        });
         let mut command = client("pull", &store);
-        command.args(["--quiet", "--server", &format!("http://{proxy}")]);
+        command.args(["--quiet", "--server", &proxy.url()]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::spawn(command).unwrap();
         // It tries again for a while; that it has not succeeded is what matters.

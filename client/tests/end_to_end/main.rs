@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod chaos;
 mod exact;
 #[cfg(target_os = "linux")]
 mod full_disk;
@@ -24,6 +25,7 @@ mod schema_changes;
 mod scopes;
 mod seed_server;
 mod seeds;
+mod serving;
 mod sizes;
 mod tables;
 mod tenants;

@@ -1,23 +1,21 @@
 //! More than one machine: a primary and a hot standby, a server on each, nginx before them, and
 //! clients that are handed from one to the other while writers write and parts of it are killed.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions};
 use highwater_testbed::process::Signal;
-use highwater_testbed::{
-    Cluster, NGINX_CONF, Nginx, Process, Profile, caught_up, free_port, live_rows, programs, seed,
-};
+use highwater_testbed::{Cluster, NGINX_CONF, Nginx, Process, Profile, caught_up, live_rows, seed};
 use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
 use crate::oracle::ByDate;
 use crate::rig::{assert_equal, client, migrate, output, run};
+use crate::serving::Server;
 use crate::writers::{self, TABLES, Writers};
 
 /// How far the standby lags behind the primary.
@@ -31,45 +29,6 @@ const LAST: &str = "the last";
 
 /// The longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// `highwater-server serve`, on the same address after a kill.
-struct Server {
-    address: SocketAddr,
-    url: String,
-    process: Option<Process>,
-}
-
-impl Server {
-    fn start(cluster: &Cluster) -> Self {
-        let mut server = Self {
-            address: SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())),
-            url: cluster.url("postgres"),
-            process: None,
-        };
-        server.start_again();
-        server
-    }
-
-    fn start_again(&mut self) {
-        let mut command = Command::new(programs::build(false).unwrap().server);
-        command
-            .args([
-                "serve",
-                "--listen",
-                &self.address.to_string(),
-                "--database-url",
-                &self.url,
-            ])
-            .env("RUST_LOG", "error,tower_http=off")
-            .stdout(Stdio::null());
-        self.process = Some(Process::spawn(command).unwrap());
-    }
-
-    /// As the kernel does when memory runs out.
-    fn kill(&mut self) {
-        self.process = None;
-    }
-}
 
 async fn in_time(work: impl Future<Output = ()>) {
     let ended = tokio::time::timeout(PATIENCE, work).await;
@@ -128,8 +87,8 @@ async fn clients_that_move_between_servers_lose_nothing_whatever_is_killed() {
     let lag = [("recovery_min_apply_delay", LAG)];
     let mut standby = primary.start_standby(Profile::Fast, &lag).unwrap();
     let standby_pool = options.connect(&standby.url("postgres")).await.unwrap();
-    let mut servers = [Server::start(&primary), Server::start(&standby)];
-    let addresses = servers.each_ref().map(|server| server.address);
+    let mut servers = [&primary, &standby].map(|cluster| Server::start(&cluster.url("postgres")));
+    let addresses = servers.each_ref().map(Server::address);
     let Some(nginx) = Nginx::start(NGINX_CONF, &addresses).unwrap() else {
         eprintln!("left out: there is no nginx");
         return;
@@ -153,7 +112,7 @@ async fn clients_that_move_between_servers_lose_nothing_whatever_is_killed() {
     for number in [1, 0] {
         servers[number].kill();
         tokio::time::sleep(PAUSE).await;
-        servers[number].start_again();
+        servers[number].start_again(&[&primary, &standby][number].url("postgres"));
         tokio::time::sleep(PAUSE).await;
     }
     standby.crash().unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Writers at one time.
@@ -14,6 +15,12 @@ const WRITERS: u64 = 16;
 
 /// The longest pause within a transaction, in milliseconds.
 const PAUSE_MS_MAX: u64 = 300;
+
+/// One in so many does not wait for the disk, so that a crash forgets what it has committed.
+const FORGETFUL: u64 = 4;
+
+/// Between two looks for a Postgres that is away.
+const AWAY: Duration = Duration::from_millis(50);
 
 /// Keys in use; 2,000 rows among them at first.
 const KEYS: i32 = 2_200;
@@ -37,9 +44,14 @@ pub(crate) struct Writers {
 impl Writers {
     /// Sets them to work, each with a seed of its own made from `seed`.
     pub(crate) fn start(url: &str, seed: u64) -> Self {
+        Self::follow(&watch::Sender::new(url.to_owned()), seed)
+    }
+
+    /// Sets them to work on a Postgres that may go away, and come back elsewhere.
+    pub(crate) fn follow(url: &watch::Sender<String>, seed: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..WRITERS).map(|number| {
-            let (url, stop) = (url.to_owned(), Arc::clone(&stop));
+            let (url, stop) = (url.subscribe(), Arc::clone(&stop));
             tokio::spawn(write(
                 url,
                 StdRng::seed_from_u64(seed ^ number << 32),
@@ -62,24 +74,46 @@ impl Writers {
     }
 }
 
-async fn write(url: String, mut random: StdRng, number: u64, stop: Arc<AtomicBool>) -> u64 {
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    // Writers that meet in a deadlock should not lie there for a second.
-    run(&mut connection, "set deadlock_timeout = '50ms'")
-        .await
-        .unwrap();
+async fn write(url: watch::Receiver<String>, mut random: StdRng, number: u64, stop: Arc<AtomicBool>) -> u64 {
+    let is_over = || stop.load(Ordering::Relaxed);
     let (mut committed, mut round) = (0, 0);
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let name = format!("w{number}_{round}_{}", random.random::<u32>());
-        match transaction(&mut connection, &mut random, &name).await {
-            Ok(true) => committed += 1,
-            Ok(false) => {}
-            // A deadlock or a key that is taken: the transaction is over.
-            Err(_) => run(&mut connection, "rollback").await.unwrap(),
+    while !is_over() {
+        let database = url.borrow().clone();
+        let Ok(mut connection) = connect(&database, number).await else {
+            tokio::time::sleep(AWAY).await;
+            continue;
+        };
+        while !is_over() {
+            round += 1;
+            let name = format!("w{number}_{round}_{}", random.random::<u32>());
+            match transaction(&mut connection, &mut random, &name).await {
+                Ok(true) => committed += 1,
+                Ok(false) => {}
+                // A deadlock or a key that is taken: the transaction is over. Or Postgres has gone.
+                Err(_) => {
+                    if run(&mut connection, "rollback").await.is_err() {
+                        break;
+                    }
+                }
+            }
         }
     }
     committed
+}
+
+async fn connect(url: &str, number: u64) -> Result<PgConnection, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    // Writers that meet in a deadlock should not lie there for a second, nor wait for ever for what a
+    // crash has left behind.
+    run(
+        &mut connection,
+        "set deadlock_timeout = '50ms'; set lock_timeout = '5s'",
+    )
+    .await?;
+    if number.is_multiple_of(FORGETFUL) {
+        run(&mut connection, "set synchronous_commit = off").await?;
+    }
+    Ok(connection)
 }
 
 /// One transaction. Tells whether it was committed.
