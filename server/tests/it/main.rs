@@ -18,6 +18,7 @@ mod durability;
 mod enabling;
 mod formats;
 mod identity;
+mod issuer;
 mod limits;
 mod live;
 mod overload;
