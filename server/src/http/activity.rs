@@ -17,6 +17,9 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
+/// Why a connection ends whose caller connects and says nothing, or not enough.
+pub(super) const NO_REQUEST: &str = "no request has come";
+
 /// How long a caller may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -83,7 +86,7 @@ impl Activity {
         let (state, patience) = (self.state(), self.patience);
         let since = |then: Instant| now.saturating_duration_since(then);
         if state.requests == 0 && since(self.begun) >= patience.head {
-            return Some("no request has come");
+            return Some(NO_REQUEST);
         }
         if state
             .offered

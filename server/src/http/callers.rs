@@ -1,6 +1,7 @@
 //! Who calls: reads the credential of a request, and lets it in with a `Caller` or refuses it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
@@ -14,6 +15,7 @@ use super::Shared;
 use super::problem::Refusal;
 use crate::auth::Denied;
 use crate::caller::Caller;
+use crate::limit::Limit;
 use crate::page::Asked;
 
 /// How a caller may say who it is, and what was wrong with how it did (RFC 6750, section 3).
@@ -39,8 +41,13 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, mut request: Reques
     let mut response = match known {
         Ok(caller) => {
             tracing::Span::current().record("caller", caller.name());
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            match shared.pace.admit(&caller).await {
+                Ok(()) => {
+                    request.extensions_mut().insert(caller);
+                    next.run(request).await
+                }
+                Err(wait) => too_many(wait).into_response(),
+            }
         }
         Err(denied) => refusal(denied.as_ref()).into_response(),
     };
@@ -88,6 +95,14 @@ fn refusal(denied: Option<&Denied>) -> Refusal {
         }
     };
     Refusal::new(Code::Unauthenticated, detail.to_owned()).with_challenge(CHALLENGE_AGAIN)
+}
+
+/// What a caller is told who asks too often.
+fn too_many(wait: Duration) -> Refusal {
+    let limit = Limit::CallerRequestsPerSecond;
+    Refusal::new(Code::TooManyRequests, limit.told().to_owned())
+        .by(limit)
+        .after(wait)
 }
 
 /// What is asked for, as far as the caller may read it. A name that it may not read is refused

@@ -1,16 +1,19 @@
 //! Errors as problems: what is said to the caller, and what only to the log.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use highwater_shared::{Code, PROBLEM_MEDIA_TYPE, Problem, ResyncReason};
 
-use crate::page::ReadError;
+use super::metrics::Counted;
+use crate::limit::Limit;
+use crate::page::{self, ReadError};
 
-/// What a caller is told to wait before it tries again, in seconds.
-const RETRY_AFTER_SECONDS: u16 = 1;
+/// What a caller is told to wait before it tries again, in seconds, where nothing else is known.
+const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// A request that is answered with a problem.
 #[derive(Debug)]
@@ -20,6 +23,10 @@ pub(super) struct Refusal {
     reason: Option<ResyncReason>,
     /// How the caller may say who it is.
     challenge: Option<&'static str>,
+    /// When it may try again, in seconds from now.
+    retry_after: u64,
+    /// The limit that it has reached, where that is still to be counted.
+    limit: Option<Limit>,
 }
 
 impl Refusal {
@@ -29,7 +36,27 @@ impl Refusal {
             detail,
             reason: None,
             challenge: None,
+            retry_after: RETRY_AFTER_SECONDS,
+            limit: None,
         }
+    }
+
+    /// Says by which limit.
+    pub(super) fn by(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The same, where the limit was counted before.
+    pub(super) fn counted(mut self) -> Self {
+        self.limit = None;
+        self
+    }
+
+    /// Says when to try again: after this time, in whole seconds.
+    pub(super) fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self
     }
 
     pub(super) fn with_challenge(mut self, challenge: &'static str) -> Self {
@@ -49,8 +76,9 @@ impl From<ReadError> for Refusal {
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
             ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
+            ReadError::Limit(limit) => Self::new(Code::Unavailable, detail).by(limit),
             ReadError::Postgres(error) => error.into(),
-            ReadError::Abandoned => Self::new(Code::Internal, detail),
+            ReadError::Abandoned | ReadError::Stalled => Self::new(Code::Internal, detail),
         }
     }
 }
@@ -60,10 +88,11 @@ impl From<sqlx::Error> for Refusal {
     fn from(error: sqlx::Error) -> Self {
         if is_passing(&error) {
             tracing::warn!(%error, "Postgres is not available");
-            return Self::new(
-                Code::Unavailable,
-                "the database is not available now; try again".to_owned(),
-            );
+            let detail = "the database is not available now; try again".to_owned();
+            return Self {
+                limit: page::limit_of(&error),
+                ..Self::new(Code::Unavailable, detail)
+            };
         }
         tracing::error!(%error, "a page could not be read");
         Self::new(
@@ -87,6 +116,8 @@ fn is_passing(error: &sqlx::Error) -> bool {
             ["08", "40", "53", "55", "57"]
                 .iter()
                 .any(|class| code.starts_with(class))
+                // A transaction that stood still for too long.
+                || code == "25P03"
         }),
         _ => false,
     }
@@ -108,12 +139,16 @@ impl IntoResponse for Refusal {
         if matches!(self.code, Code::Unavailable | Code::TooManyRequests) {
             response
                 .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+                .insert(RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         if let Some(challenge) = self.challenge {
             let challenge = HeaderValue::from_static(challenge);
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
+        response.extensions_mut().insert(Counted {
+            limit: self.limit,
+            resync: self.reason,
+        });
         response
     }
 }

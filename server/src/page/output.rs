@@ -16,14 +16,12 @@ use super::sql::{Layout, columns};
 use super::{Format, ReadError};
 use crate::cursor::Step;
 use crate::entity::Entity;
+use crate::limit::Limit;
 
 /// Bytes that are gathered before they are handed over, and of the first ones, so that the reader
 /// can begin; each later chunk is twice as large.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const CHUNK_BYTES_FIRST: usize = 16 * 1024;
-
-/// How long a chunk waits for its reader.
-pub const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// The whole body of a page without changes.
 pub fn nothing(format: Format, trailer: &Trailer) -> Result<Bytes, ReadError> {
@@ -74,8 +72,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Writes to `sender`.
-    pub fn new(format: Format, sender: Sender<Result<Piece, ReadError>>) -> Self {
+    /// Writes to `sender`, whose reader may stand still for `send_wait_max`.
+    pub fn new(format: Format, sender: Sender<Result<Piece, ReadError>>, send_wait_max: Duration) -> Self {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_FIRST);
         chunk.extend_from_slice(start(format));
         Self {
@@ -84,18 +82,9 @@ impl Output {
             chunk,
             chunk_bytes: CHUNK_BYTES_FIRST,
             written: 0,
-            send_wait_max: SEND_WAIT_MAX,
+            send_wait_max,
             header: None,
             begun: false,
-        }
-    }
-
-    /// Lets a reader stand still for so long.
-    #[must_use]
-    pub fn with_send_wait_max(self, send_wait_max: Duration) -> Self {
-        Self {
-            send_wait_max,
-            ..self
         }
     }
 
@@ -178,11 +167,13 @@ impl Output {
         }
     }
 
-    /// Ends the body. A reader that does not take the end must not take what came for the whole.
-    pub(super) async fn finish(mut self, trailer: &Trailer) {
-        if let Err(error) = self.write_end(trailer).await {
-            self.fail(error);
-        }
+    /// Ends the body. A reader that does not take the end must not take what came for the whole; the limit
+    /// that it has reached by that is returned.
+    pub(super) async fn finish(mut self, trailer: &Trailer) -> Option<Limit> {
+        let error = self.write_end(trailer).await.err()?;
+        let limit = error.limit();
+        self.fail(error);
+        limit
     }
 
     async fn write_end(&mut self, trailer: &Trailer) -> Result<(), ReadError> {
@@ -228,7 +219,7 @@ impl Output {
     async fn hand_over(&self, piece: Piece) -> Result<(), ReadError> {
         tokio::time::timeout(self.send_wait_max, self.sender.send(Ok(piece)))
             .await
-            .map_err(|_| ReadError::Abandoned)?
+            .map_err(|_| ReadError::Stalled)?
             .map_err(|_| ReadError::Abandoned)
     }
 }

@@ -9,10 +9,11 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Asked, Format, Opened, Output, PAGE_ROWS, PAGE_TIME_MAX, PageRequest, ReadError, Since};
+use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Since};
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
+use crate::limit::PageBounds;
 use crate::node::Node;
 use crate::samples::Samples;
 
@@ -26,7 +27,10 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
         entities: Asked::All,
         caller: Caller::anyone(),
         limit: PAGE_ROWS,
-        time_max: 5 * PAUSE,
+        bounds: PageBounds {
+            time_max: 5 * PAUSE,
+            ..PageBounds::default()
+        },
         format: Format::Json,
     };
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
@@ -35,7 +39,7 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     let (sender, mut chunks) = mpsc::channel(1);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let output = Output::new(Format::Json, sender);
+        let output = Output::new(Format::Json, sender, PageBounds::default().send_wait_max);
         page.send(&node, &Samples::default(), output).await;
     });
     let mut body = Vec::new();
@@ -98,19 +102,22 @@ async fn stand_still(node: &Node, limit: u64) {
         entities: Asked::All,
         caller: Caller::anyone(),
         limit,
-        time_max: PAGE_TIME_MAX,
+        bounds: PageBounds {
+            send_wait_max: PAUSE,
+            ..PageBounds::default()
+        },
         format: Format::Json,
     };
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
         panic!("this is a primary");
     };
     let (sender, mut chunks) = mpsc::channel(1);
-    let output = Output::new(Format::Json, sender).with_send_wait_max(PAUSE);
+    let output = Output::new(Format::Json, sender, PAUSE);
     let samples = Samples::default();
     let sent = page.send(node, &samples, output);
     let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
     sent.expect("the page has let go of its connection");
     assert!(chunks.recv().await.unwrap().is_ok());
-    assert!(matches!(chunks.recv().await, Some(Err(ReadError::Abandoned))));
+    assert!(matches!(chunks.recv().await, Some(Err(ReadError::Stalled))));
     assert!(chunks.recv().await.is_none());
 }
