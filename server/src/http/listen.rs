@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{Activity, NO_REQUEST, Patience};
+use super::activity::{Activity, Overdue, Patience};
 use super::connection;
 use super::options::ServeOptions;
 use super::tls::Tls;
@@ -227,10 +227,12 @@ impl Connections {
                 }
                 () = overdue.as_mut() => {
                     if let Some(why) = activity.overdue(Instant::now()) {
-                        if why == NO_REQUEST {
-                            self.reached.count(Limit::HeaderTimeMax);
+                        match why {
+                            Overdue::Request => self.reached.count(Limit::HeaderTimeMax),
+                            Overdue::Taking => self.reached.count(Limit::SendWaitMax),
+                            Overdue::Asking => {}
                         }
-                        tracing::debug!(%caller, "a connection is ended: {why}");
+                        tracing::debug!(%caller, ?why, "a connection is ended");
                         return;
                     }
                     overdue.as_mut().reset(activity.next_look());

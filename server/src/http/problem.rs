@@ -78,7 +78,7 @@ impl From<ReadError> for Refusal {
             ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
             ReadError::Limit(limit) => Self::new(Code::Unavailable, detail).by(limit),
             ReadError::Postgres(error) => error.into(),
-            ReadError::Abandoned | ReadError::Stalled => Self::new(Code::Internal, detail),
+            ReadError::Abandoned => Self::new(Code::Internal, detail),
         }
     }
 }

@@ -130,12 +130,9 @@ pub enum ReadError {
     /// 503 or 500: Postgres refused or went away.
     #[error("Postgres could not answer")]
     Postgres(#[from] sqlx::Error),
-    /// The caller no longer reads.
+    /// The caller no longer reads, or reads too slowly.
     #[error("the caller stopped reading")]
     Abandoned,
-    /// The caller took nothing for too long.
-    #[error("the caller read too slowly")]
-    Stalled,
 }
 
 impl ReadError {
@@ -143,7 +140,6 @@ impl ReadError {
     pub fn limit(&self) -> Option<Limit> {
         match self {
             Self::Limit(limit) => Some(*limit),
-            Self::Stalled => Some(Limit::SendWaitMax),
             Self::Postgres(error) => limit_of(error),
             _ => None,
         }

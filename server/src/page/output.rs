@@ -16,7 +16,6 @@ use super::sql::{Layout, columns};
 use super::{Format, ReadError};
 use crate::cursor::Step;
 use crate::entity::Entity;
-use crate::limit::Limit;
 
 /// Bytes that are gathered before they are handed over, and of the first ones, so that the reader
 /// can begin; each later chunk is twice as large.
@@ -167,13 +166,11 @@ impl Output {
         }
     }
 
-    /// Ends the body. A reader that does not take the end must not take what came for the whole; the limit
-    /// that it has reached by that is returned.
-    pub(super) async fn finish(mut self, trailer: &Trailer) -> Option<Limit> {
-        let error = self.write_end(trailer).await.err()?;
-        let limit = error.limit();
-        self.fail(error);
-        limit
+    /// Ends the body. A reader that does not take the end must not take what came for the whole.
+    pub(super) async fn finish(mut self, trailer: &Trailer) {
+        if let Err(error) = self.write_end(trailer).await {
+            self.fail(error);
+        }
     }
 
     async fn write_end(&mut self, trailer: &Trailer) -> Result<(), ReadError> {
@@ -219,7 +216,7 @@ impl Output {
     async fn hand_over(&self, piece: Piece) -> Result<(), ReadError> {
         tokio::time::timeout(self.send_wait_max, self.sender.send(Ok(piece)))
             .await
-            .map_err(|_| ReadError::Stalled)?
+            .map_err(|_| ReadError::Abandoned)?
             .map_err(|_| ReadError::Abandoned)
     }
 }

@@ -37,16 +37,14 @@ impl OpenPage {
             }),
             Err(error) => Err(error),
         };
-        let ended = match result {
+        match result {
             Ok(trailer) => out.finish(&trailer).await,
             Err(error) => {
-                let limit = error.limit();
+                if let Some(limit) = error.limit() {
+                    node.metrics.reached(limit);
+                }
                 out.fail(error);
-                limit
             }
-        };
-        if let Some(limit) = ended {
-            node.metrics.reached(limit);
         }
         let format = self.request.format;
         node.metrics.page_read(format, self.moment.taken.elapsed());

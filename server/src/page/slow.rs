@@ -13,7 +13,8 @@ use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Si
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
-use crate::limit::PageBounds;
+use crate::database::Connection;
+use crate::limit::{Limit, PageBounds, TransactionBounds};
 use crate::node::Node;
 use crate::samples::Samples;
 
@@ -118,6 +119,39 @@ async fn stand_still(node: &Node, limit: u64) {
     let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
     sent.expect("the page has let go of its connection");
     assert!(chunks.recv().await.unwrap().is_ok());
-    assert!(matches!(chunks.recv().await, Some(Err(ReadError::Stalled))));
+    assert!(matches!(chunks.recv().await, Some(Err(ReadError::Abandoned))));
     assert!(chunks.recv().await.is_none());
+}
+
+/// Postgres ends the transaction then, and the page is one that may be asked for again.
+#[tokio::test]
+async fn a_transaction_that_stands_still_is_ended() {
+    let database = Database::create("idle").await.unwrap();
+    let pool = database.pool().await.unwrap();
+    let bounds = TransactionBounds {
+        idle_time_max: PAUSE,
+        ..TransactionBounds::default()
+    };
+    let mut connection = Connection::acquire(&pool, bounds).await.unwrap();
+    connection.begin(&[]).await.unwrap();
+    let process: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(connection.get().unwrap())
+        .await
+        .unwrap();
+    let ended = async {
+        let there = "select exists (select from pg_stat_activity where pid = $1)";
+        while sqlx::query_scalar(there)
+            .bind(process)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    ended.expect("Postgres ends it");
+    let statement = sqlx::query("select 1").execute(connection.get().unwrap()).await;
+    let error = ReadError::from(statement.unwrap_err());
+    assert_eq!(error.limit(), Some(Limit::TransactionIdleTimeMax), "{error:?}");
 }

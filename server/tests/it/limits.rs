@@ -77,6 +77,7 @@ async fn heads_that_come_slowly_are_ended_while_others_are_served() {
         assert_eq!(found, b"", "{begin:?}");
         writing.abort();
     }
+    server.until_reached("header_time_max", 3).await;
 }
 
 #[tokio::test]
@@ -222,30 +223,8 @@ async fn a_request_that_says_too_much_is_told_what_was_too_large() {
         assert_eq!(problem(large).await, (413, "body_too_large".to_owned()));
     }
     for limit in ["url_bytes_max", "header_bytes_max", "body_bytes_max"] {
-        assert_eq!(reached(&server, limit).await, 2, "{limit}");
+        server.until_reached(limit, 2).await;
     }
-}
-
-/// How often a limit was reached, by the server's own count.
-async fn reached(server: &Served, limit: &str) -> u64 {
-    let metrics = server.get("/metrics").await.text().await.unwrap();
-    let name = format!("highwater_limits_reached_total{{limit=\"{limit}\"}} ");
-    let found = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    found
-        .unwrap_or_else(|| panic!("no {limit} in {metrics}"))
-        .parse()
-        .unwrap()
-}
-
-/// Waits until a limit was reached so often.
-async fn until_reached(server: &Served, limit: &str, times: u64) {
-    let counted = async {
-        while reached(server, limit).await < times {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let counted = tokio::time::timeout(PATIENCE, counted).await;
-    counted.unwrap_or_else(|_| panic!("{limit} was not reached {times} times"));
 }
 
 #[tokio::test]
@@ -275,6 +254,8 @@ async fn no_more_connections_are_taken_than_may_be_open() {
     assert!(!answered(&mut third, Duration::from_millis(300)).await);
     drop(first);
     assert!(answered(&mut third, PATIENCE).await);
+    drop((second, third));
+    server.until_reached("connections_max", 1).await;
 }
 
 /// As `overload` has it of HTTP/1.1, where the system notices that nothing is taken.
@@ -305,6 +286,7 @@ async fn with_http2_too_a_caller_that_never_reads_holds_nothing_for_ever() {
     tokio::time::timeout(PATIENCE, freed)
         .await
         .expect("its turn is free");
+    server.until_reached("send_wait_max", 1).await;
     // What it finds when it reads at last does not pass for a page.
     let rest = async {
         loop {

@@ -1,6 +1,7 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
@@ -131,6 +132,27 @@ impl Served {
         let url = format!("http://{}{path}", self.address);
         let request = self.http.get(url).header("authorization", authorization);
         request.send().await.expect("a response")
+    }
+
+    /// What `/metrics` says of one series, written with its labels; `None` where it is not there.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.get("/metrics").await.text().await.expect("a body");
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map(|value| value.parse().expect("a number"))
+    }
+
+    /// Waits until a limit was reached so often, by the server's own count.
+    pub(crate) async fn until_reached(&self, limit: &str, times: u32) {
+        let series = format!("highwater_limits_reached_total{{limit=\"{limit}\"}}");
+        let counted = async {
+            while self.metric(&series).await.expect("each limit is counted") < f64::from(times) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
+        counted.unwrap_or_else(|_| panic!("{limit} was not reached {times} times"));
     }
 
     /// GETs a page that must be there.
