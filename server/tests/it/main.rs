@@ -20,6 +20,7 @@ mod formats;
 mod identity;
 mod limits;
 mod live;
+mod metrics;
 mod overload;
 mod pacing;
 mod problems;

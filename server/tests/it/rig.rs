@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
+use highwater_server::{Listeners, ServeOptions};
 pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
 use serde_json::Value;
@@ -89,16 +89,28 @@ impl Served {
     }
 
     pub(crate) async fn start_with(pool: &PgPool, options: ServeOptions) -> Self {
+        Self::listen(pool, options, None).await
+    }
+
+    /// Starts with metrics on an address of their own.
+    pub(crate) async fn start_apart(pool: &PgPool) -> (Self, SocketAddr) {
+        let metrics = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = metrics.local_addr().expect("an address");
+        let server = Self::listen(pool, ServeOptions::default(), Some(metrics)).await;
+        (server, address)
+    }
+
+    async fn listen(pool: &PgPool, options: ServeOptions, metrics: Option<TcpListener>) -> Self {
         // What the server logs shows with a test that fails.
         let log = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
             .with_test_writer();
         let _ = log.try_init();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let address = listener.local_addr().expect("an address");
+        let callers = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = callers.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         tokio::spawn(highwater_server::serve(
-            listener,
+            Listeners { callers, metrics },
             pool.clone(),
             options,
             shutdown.clone(),
