@@ -180,7 +180,7 @@ pub(super) async fn entities(
         // How many rows others have is not for who sees some.
         entity.estimated_rows = entity
             .estimated_rows
-            .filter(|_| entity.scope.is_none() || caller.is_unrestricted());
+            .filter(|_| !entity.is_row_secured && (entity.scope.is_none() || caller.is_unrestricted()));
     }
     let mut list = EntityList {
         entities: entities.iter().map(entity::Entity::describe).collect(),

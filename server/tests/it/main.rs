@@ -29,6 +29,7 @@ mod retention;
 mod rewriting;
 mod rig;
 mod rights;
+mod row_security;
 mod scopes;
 mod snapshots;
 mod standby;
