@@ -158,7 +158,7 @@ pub(crate) struct Serve {
     pub(crate) listen: SocketAddr,
 
     /// The most connections to Postgres
-    #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, env = "HIGHWATER_POOL_SIZE", default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) pool_size: u32,
 
     /// How often Postgres is asked for news while callers wait for them, from 10ms to 10s

@@ -40,6 +40,10 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     if let Some(contradiction) = chosen.contradiction() {
         bail!("{contradiction}");
     }
+    let for_one = chosen.caller_requests_per_second.is_some() || chosen.caller_waiting_max.is_some();
+    if for_one && chosen.authenticator.is_none() {
+        tracing::warn!("nobody is asked who they are, so limits for one caller do nothing");
+    }
     let connect: PgConnectOptions = options
         .database
         .database_url
