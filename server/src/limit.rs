@@ -132,7 +132,7 @@ impl Default for TransactionBounds {
     fn default() -> Self {
         Self {
             statement_time_max: Duration::from_secs(150),
-            idle_time_max: Duration::from_secs(120),
+            idle_time_max: Duration::from_mins(2),
         }
     }
 }

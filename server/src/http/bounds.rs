@@ -10,20 +10,20 @@ use super::options::ServeOptions;
 use super::problem::Refusal;
 use crate::limit::Limit;
 
-/// How much a request may say, in bytes.
+/// How much a request may say at most, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    url_bytes_max: usize,
-    header_bytes_max: usize,
-    body_bytes_max: u64,
+    url: usize,
+    header: usize,
+    body: u64,
 }
 
 impl Bounds {
     pub(super) fn of(options: &ServeOptions) -> Self {
         Self {
-            url_bytes_max: options.url_bytes_max,
-            header_bytes_max: options.header_bytes_max,
-            body_bytes_max: options.body_bytes_max,
+            url: options.url_bytes_max,
+            header: options.header_bytes_max,
+            body: options.body_bytes_max,
         }
     }
 }
@@ -39,11 +39,8 @@ pub(super) async fn check(State(bounds): State<Bounds>, request: Request, next: 
 fn excess(request: &Request, bounds: Bounds) -> Option<Refusal> {
     let url = request.uri().path_and_query();
     let url_bytes = url.map_or(0, |url| url.as_str().len());
-    if url_bytes > bounds.url_bytes_max {
-        let detail = format!(
-            "the address has {url_bytes} bytes, and may have {}",
-            bounds.url_bytes_max
-        );
+    if url_bytes > bounds.url {
+        let detail = format!("the address has {url_bytes} bytes, and may have {}", bounds.url);
         return Some(Refusal::new(Code::UrlTooLong, detail).by(Limit::UrlBytesMax));
     }
     // As it was written, more or less: the library looks at its limit only when it needs more to read,
@@ -51,19 +48,19 @@ fn excess(request: &Request, bounds: Bounds) -> Option<Refusal> {
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     let head_bytes = url_bytes + headers.sum::<usize>();
-    if head_bytes > bounds.header_bytes_max {
+    if head_bytes > bounds.header {
         let detail = format!(
             "address and headers have {head_bytes} bytes, and may have {}",
-            bounds.header_bytes_max
+            bounds.header
         );
         return Some(Refusal::new(Code::HeadTooLarge, detail).by(Limit::HeaderBytesMax));
     }
     // What is not announced is not read either.
     let body_bytes = request.body().size_hint().lower();
-    (body_bytes > bounds.body_bytes_max).then(|| {
+    (body_bytes > bounds.body).then(|| {
         let detail = format!(
             "the body has {body_bytes} bytes, and may have {}; no request needs one",
-            bounds.body_bytes_max
+            bounds.body
         );
         Refusal::new(Code::BodyTooLarge, detail).by(Limit::BodyBytesMax)
     })

@@ -45,8 +45,12 @@ pub(super) async fn count(State(shared): State<Arc<Shared>>, request: Request, n
     let took = began.elapsed().saturating_sub(waited);
     metrics.request(route, method, response.status().as_u16(), took);
     if let Some(Counted { limit, resync }) = response.extensions().get() {
-        limit.iter().for_each(|limit| metrics.reached(*limit));
-        resync.iter().for_each(|reason| metrics.resync(*reason));
+        if let Some(limit) = limit {
+            metrics.reached(*limit);
+        }
+        if let Some(reason) = resync {
+            metrics.resync(*reason);
+        }
     }
     response
 }

@@ -32,16 +32,16 @@ impl Exported {
             kinds: BTreeMap::new(),
             series: BTreeMap::new(),
         };
-        let mut family = String::new();
+        let mut family = "";
         let body = text.strip_suffix("# EOF\n").expect("an end");
         for line in body.lines() {
             if let Some(described) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = described.split_once(' ').unwrap();
-                family = name.to_owned();
+                family = name;
                 let metric = if kind == "counter" {
                     format!("{name}_total")
                 } else {
-                    family.clone()
+                    name.to_owned()
                 };
                 assert!(
                     exported.kinds.insert(metric, kind.to_owned()).is_none(),
@@ -51,7 +51,7 @@ impl Exported {
                 let (series, value) = line.rsplit_once(' ').unwrap();
                 value.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
                 let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-                assert!(name.starts_with(&family), "{line} stands under {family}");
+                assert!(name.starts_with(family), "{line} stands under {family}");
                 let known = exported.series.entry(name.to_owned()).or_default();
                 for (label, value) in labels_of(labels.strip_suffix('}').unwrap()) {
                     known.entry(label).or_default().insert(value);
