@@ -1,7 +1,6 @@
 //! Who calls: reads the credential of a request, and lets it in with a `Caller` or refuses it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
@@ -15,7 +14,6 @@ use super::Shared;
 use super::problem::Refusal;
 use crate::auth::Denied;
 use crate::caller::Caller;
-use crate::limit::Limit;
 use crate::page::Asked;
 
 /// How a caller may say who it is, and what was wrong with how it did (RFC 6750, section 3).
@@ -46,7 +44,10 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, mut request: Reques
                     request.extensions_mut().insert(caller);
                     next.run(request).await
                 }
-                Err(wait) => too_many(wait).into_response(),
+                Err(limit) => {
+                    let refusal = Refusal::new(Code::TooManyRequests, limit.told().to_owned());
+                    refusal.by(limit).into_response()
+                }
             }
         }
         Err(denied) => refusal(denied.as_ref()).into_response(),
@@ -95,14 +96,6 @@ fn refusal(denied: Option<&Denied>) -> Refusal {
         }
     };
     Refusal::new(Code::Unauthenticated, detail.to_owned()).with_challenge(CHALLENGE_AGAIN)
-}
-
-/// What a caller is told who asks too often.
-fn too_many(wait: Duration) -> Refusal {
-    let limit = Limit::CallerRequestsPerSecond;
-    Refusal::new(Code::TooManyRequests, limit.told().to_owned())
-        .by(limit)
-        .after(wait)
 }
 
 /// What is asked for, as far as the caller may read it. A name that it may not read is refused

@@ -15,7 +15,7 @@ use super::Shared;
 use super::problem::Refusal;
 use crate::caller::Caller;
 use crate::limit::Limit;
-use crate::metrics::{Reading, Route};
+use crate::metrics::{Reading, Route, Verb};
 
 /// The form of the text, which Prometheus reads since its version 2.5.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -35,7 +35,7 @@ pub(super) struct Counted {
 pub(super) async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = Route::of(request.uri().path());
-    let method = method(request.method());
+    let method = verb(request.method());
     let response = next.run(request).await;
     let metrics = &shared.node.metrics;
     let waited = response
@@ -98,12 +98,11 @@ async fn read(shared: &Shared) -> Reading {
     }
 }
 
-fn method(method: &Method) -> &'static str {
-    // Anybody may invent another.
+fn verb(method: &Method) -> Verb {
     match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
+        Method::GET => Verb::Get,
+        Method::HEAD => Verb::Head,
+        Method::OPTIONS => Verb::Options,
+        _ => Verb::Other,
     }
 }

@@ -91,7 +91,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
 
 /// The one route on the address of metrics. Nobody is asked who they are there.
 fn metrics_router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let app = Router::new()
         .route("/metrics", get(metrics::alone))
         .fallback(handlers::not_found)
         .method_not_allowed_fallback(handlers::method_not_allowed)
@@ -101,8 +101,8 @@ fn metrics_router(shared: Arc<Shared>) -> Router {
             bounds::check,
         ))
         .layer(CompressionLayer::new())
-        .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn_with_state(shared, metrics::count))
+        .layer(CatchPanicLayer::custom(problem::panicked));
+    browsers::told(app, false, &[]).layer(middleware::from_fn_with_state(shared, metrics::count))
 }
 
 /// The span of a request. The query is left out: a cursor says nothing to a reader of logs.

@@ -1,7 +1,6 @@
 //! Errors as problems: what is said to the caller, and what only to the log.
 
 use std::any::Any;
-use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -12,8 +11,9 @@ use super::metrics::Counted;
 use crate::limit::Limit;
 use crate::page::{self, ReadError};
 
-/// What a caller is told to wait before it tries again, in seconds, where nothing else is known.
-const RETRY_AFTER_SECONDS: u64 = 1;
+/// What a caller is told to wait before it tries again, in seconds. Within that time one that asks too often
+/// has an allowance again.
+const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// A request that is answered with a problem.
 #[derive(Debug)]
@@ -23,8 +23,6 @@ pub(super) struct Refusal {
     reason: Option<ResyncReason>,
     /// How the caller may say who it is.
     challenge: Option<&'static str>,
-    /// When it may try again, in seconds from now.
-    retry_after: u64,
     /// The limit that it has reached, where that is still to be counted.
     limit: Option<Limit>,
 }
@@ -36,7 +34,6 @@ impl Refusal {
             detail,
             reason: None,
             challenge: None,
-            retry_after: RETRY_AFTER_SECONDS,
             limit: None,
         }
     }
@@ -50,12 +47,6 @@ impl Refusal {
     /// The same, where the limit was counted before.
     pub(super) fn counted(mut self) -> Self {
         self.limit = None;
-        self
-    }
-
-    /// Says when to try again: after this time, in whole seconds.
-    pub(super) fn after(mut self, wait: Duration) -> Self {
-        self.retry_after = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         self
     }
 
@@ -139,7 +130,7 @@ impl IntoResponse for Refusal {
         if matches!(self.code, Code::Unavailable | Code::TooManyRequests) {
             response
                 .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from(self.retry_after));
+                .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         if let Some(challenge) = self.challenge {
             let challenge = HeaderValue::from_static(challenge);

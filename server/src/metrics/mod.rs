@@ -5,13 +5,14 @@
 //! statuses and limits are of fixed sets, and entities are named by whoever enables them.
 
 mod reading;
+mod requests;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_shared::{EntityName, ResyncReason};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,6 +21,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 use self::reading::ReadMetrics;
 pub use self::reading::Reading;
+use self::requests::Requests;
+pub(crate) use self::requests::{Route, Verb};
 use crate::limit::Limit;
 use crate::page::Format;
 
@@ -44,8 +47,7 @@ pub struct Metrics {
     writing: Mutex<()>,
     limits: ReachedLimits,
     resyncs: [Counter; 2],
-    requests: Family<RequestLabels, Counter>,
-    request_durations: [Histogram; Route::ALL.len()],
+    requests: Requests,
     pages: [[Counter; 3]; 2],
     page_durations: [Histogram; 2],
     entities: EntityMetrics,
@@ -73,18 +75,6 @@ struct EntityMetrics {
     bytes: Family<EntityLabels, Counter>,
 }
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Route {
-    Changes,
-    Entities,
-    Healthz,
-    Readyz,
-    Metrics,
-    /// Anything else, however it is written.
-    Other,
-}
-
 /// Where a page comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Origin {
@@ -97,60 +87,9 @@ pub(crate) enum Origin {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    route: Route,
-    method: Named,
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EntityLabels {
     entity: String,
-    format: Named,
-}
-
-/// A label's value out of a fixed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Named(&'static str);
-
-impl EncodeLabelValue for Named {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        encoder.write_str(self.0)
-    }
-}
-
-impl EncodeLabelValue for Route {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        encoder.write_str(self.name())
-    }
-}
-
-impl Route {
-    const ALL: [Self; 6] = [
-        Self::Changes,
-        Self::Entities,
-        Self::Healthz,
-        Self::Readyz,
-        Self::Metrics,
-        Self::Other,
-    ];
-
-    /// What a path leads to.
-    pub(crate) fn of(path: &str) -> Self {
-        let known = Self::ALL.into_iter().find(|route| route.name() == path);
-        known.unwrap_or(Self::Other)
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Changes => "/changes",
-            Self::Entities => "/entities",
-            Self::Healthz => "/healthz",
-            Self::Readyz => "/readyz",
-            Self::Metrics => "/metrics",
-            Self::Other => "other",
-        }
-    }
+    format: &'static str,
 }
 
 impl Default for Metrics {
@@ -162,11 +101,6 @@ impl Default for Metrics {
         build.get_or_create(&[version]).set(1);
         let limits = counters(r, "limits_reached", "How often a limit was reached");
         let resyncs = counters(r, "resyncs", "Cursors that were answered with 410, by reason");
-        let request_durations = histograms(
-            r,
-            "request_duration_seconds",
-            "The time until an answer began, without the wait that its caller wished",
-        );
         let pages = counters(r, "pages", "Pages that callers were given");
         let page_durations = histograms(
             r,
@@ -180,9 +114,7 @@ impl Default for Metrics {
             ),
             resyncs: ["source_changed", "scope_changed"]
                 .map(|reason| resyncs.get_or_create_owned(&[("reason", reason)])),
-            requests: add(r, "requests", "Requests that were answered", Family::default()),
-            request_durations: Route::ALL
-                .map(|route| request_durations.get_or_create_owned(&[("route", route.name())])),
+            requests: Requests::register(r),
             pages: FORMATS.map(|format| {
                 ORIGINS.map(|origin| pages.get_or_create_owned(&[("format", format), ("origin", origin)]))
             }),
@@ -283,17 +215,8 @@ impl Metrics {
     }
 
     /// A request was answered.
-    pub(crate) fn request(&self, route: Route, method: &'static str, status: u16, took: Duration) {
-        let method = Named(method);
-        let labels = RequestLabels {
-            route,
-            method,
-            status,
-        };
-        self.requests.get_or_create(&labels).inc();
-        if let Some(durations) = self.request_durations.get(route as usize) {
-            durations.observe(took.as_secs_f64());
-        }
+    pub(crate) fn request(&self, route: Route, method: Verb, status: u16, took: Duration) {
+        self.requests.count(route, method, status, took);
     }
 
     /// A caller was given a page.
@@ -318,7 +241,7 @@ impl Metrics {
     pub(crate) fn entity_read(&self, entity: &EntityName, format: Format, rows: u64, bytes: u64) {
         let labels = EntityLabels {
             entity: entity.as_str().to_owned(),
-            format: Named(FORMATS.get(place(format)).copied().unwrap_or_default()),
+            format: FORMATS.get(place(format)).copied().unwrap_or_default(),
         };
         self.entities.pages.get_or_create(&labels).inc();
         self.entities.rows.get_or_create(&labels).inc_by(rows);
