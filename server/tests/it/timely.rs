@@ -95,27 +95,26 @@ async fn pages_end_at_the_rows_and_bytes_that_were_chosen() {
     };
     let few_bytes = Served::start_with(&rig.pool, bytes).await;
     // The limit that is asked for is lowered, and one that is not asked for is no larger.
-    for (server, limit, pages, reached) in [
-        (&few_rows, 0, 3, "page_rows_max"),
-        (&few_rows, 200, 3, "page_rows_max"),
-        (&few_bytes, 0, 5, "page_bytes_max"),
+    for (server, limit, rows, reached) in [
+        (&few_rows, 0, 120..=120, "page_rows_max"),
+        (&few_rows, 200, 120..=120, "page_rows_max"),
+        (&few_rows, 70, 70..=70, "page_rows_max"),
+        (&few_bytes, 0, 50..=65, "page_bytes_max"),
     ] {
         let mut copy = Copy::default();
+        assert!(copy.pull_page(server, limit).await);
+        let first = copy.upserts;
+        assert!(rows.contains(&first), "{reached}: {first} rows in the first page");
         copy.pull(server, limit).await;
         assert_eq!(copy.rows("product"), rig.source("product", "id").await);
-        assert!(
-            (pages..pages + 3).contains(&copy.pages),
-            "{reached}: {} pages",
-            copy.pages
-        );
         server.until_reached(reached, 2).await;
     }
 }
 
 #[tokio::test]
 async fn options_that_contradict_each_other_are_refused_at_the_start() {
-    let rig = Rig::start("").await;
-    let url = rig.database.url();
+    // Without a Postgres: what is asked before is what matters here.
+    let url = "postgres://nobody@127.0.0.1:1/x";
     for (contradictory, named) in [
         (&["--statement-time-max", "2m"][..], "--statement-time-max"),
         (&["--page-time-max", "90s"], "--page-time-max"),
@@ -124,7 +123,7 @@ async fn options_that_contradict_each_other_are_refused_at_the_start() {
             "--transaction-idle-time-max",
         ),
     ] {
-        let always = ["serve", "--listen", "127.0.0.1:0", "--database-url", &url];
+        let always = ["serve", "--listen", "127.0.0.1:0", "--database-url", url];
         let mut serve = crate::program::program(&[&always[..], contradictory].concat());
         let output = tokio::task::spawn_blocking(move || serve.output().unwrap())
             .await
