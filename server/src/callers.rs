@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 /// How callers of `serve` say who they are.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Callers")]
 pub(crate) struct Callers {
     /// The file with the API keys of callers, as `key new` writes it. It is read again when it changes, and on SIGHUP

@@ -26,7 +26,7 @@ pub struct Described {
 /// rows of the catalog, and what no row of the table's own tells, such as the name of a type.
 pub(crate) const SIGNATURE: &str = "
 select encode(sha256(convert_to(coalesce(string_agg(
-    concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature), ';'
+    concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature, security.signature), ';'
     order by e.number), ''), 'UTF8')), 'hex')
 from highwater.entity e
 join pg_class c on c.oid = e.relation
@@ -45,7 +45,14 @@ cross join lateral (
                    select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate')), ',' order by l.oid)
         from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid)
     end as signature
-) partitions";
+) partitions
+cross join lateral (
+    select case when c.relrowsecurity then concat_ws(' ', row_security_active(c.oid),
+        row_security_active('highwater.tombstone'::regclass),
+        (select string_agg(concat_ws(' ', p.oid, p.xmin), ',' order by p.oid)
+         from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass)))
+    end as signature
+) security";
 
 impl Catalog {
     /// The entities as they were described last.
@@ -113,6 +120,10 @@ mod tests {
             "insert into other values (1); delete from other;
              select highwater.purge(number, now() + interval '1 day', 10) from highwater.entity where name = 'other'",
             "select highwater.disable('other')",
+            "alter table store.article enable row level security",
+            "create policy own on store.article using (true)",
+            "alter policy own on store.article using (false)",
+            "create policy own on highwater.tombstone using (true)",
             "drop table store.article",
         ] {
             sqlx::raw_sql(change).execute(&mut connection).await.unwrap();

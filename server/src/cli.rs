@@ -6,11 +6,15 @@
 )]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use highwater_server::ServeOptions;
+use highwater_server::auth::Authenticator;
 
 use crate::callers::{Callers, KeyCommand};
+use crate::limits::Limits;
 use crate::transport::Transport;
 
 const TICK_MIN: Duration = Duration::from_millis(10);
@@ -56,7 +60,14 @@ pub(crate) struct Database {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answers GET /changes until SIGTERM or Ctrl-C
-    Serve(Serve),
+    #[command(after_help = "Examples:
+  highwater-server serve
+  highwater-server serve --listen 0.0.0.0:8080 --api-keys keys --caller-requests-per-second 20
+  highwater-server serve --metrics-listen 127.0.0.1:9090
+  highwater-server serve --page-time-max 5m --statement-time-max 8m    for readers on slow lines
+
+What each limit means and what a caller is told beyond it: docs/limits.md. Metrics: docs/metrics.md.")]
+    Serve(Box<Serve>),
     /// Creates or upgrades the schema `highwater`
     Migrate {
         #[command(flatten)]
@@ -147,31 +158,37 @@ pub(crate) struct Serve {
     pub(crate) listen: SocketAddr,
 
     /// The most connections to Postgres
-    #[arg(long, default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(long, env = "HIGHWATER_POOL_SIZE", default_value_t = 16, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) pool_size: u32,
 
     /// How often Postgres is asked for news while callers wait for them, from 10ms to 10s
     #[arg(long, env = "HIGHWATER_TICK", default_value = "50ms", value_name = "DURATION", value_parser = tick)]
     pub(crate) tick: Duration,
 
-    /// The most requests that are answered at one time; further ones get 503. Those who wait do not count
-    #[arg(long, env = "HIGHWATER_REQUESTS_MAX", default_value_t = 1_024, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) requests_max: u32,
-
-    /// The most callers who may wait for news; further ones get 503. Each needs an open file
-    #[arg(
-        long,
-        env = "HIGHWATER_WAITING_MAX",
-        default_value_t = 20_000,
-        value_name = "NUMBER"
-    )]
-    pub(crate) waiting_max: u32,
+    /// Serve GET /metrics on this address, such as 127.0.0.1:9090, and no longer beside /changes. Nobody is asked who they are there
+    #[arg(long, env = "HIGHWATER_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
 
     #[command(flatten)]
     pub(crate) transport: Transport,
 
     #[command(flatten)]
     pub(crate) callers: Callers,
+
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+}
+
+impl Serve {
+    /// What was chosen, with this to tell who callers are.
+    pub(crate) fn chosen(&self, authenticator: Option<Arc<Authenticator>>) -> ServeOptions {
+        let options = ServeOptions {
+            tick: self.tick,
+            authenticator,
+            ..ServeOptions::default()
+        };
+        self.limits.chosen(self.transport.chosen(options))
+    }
 }
 
 /// Reads a tick. A shorter one keeps Postgres busy; with a longer one waiting is worth little.
@@ -222,7 +239,6 @@ pub(crate) struct Enable {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
-    use highwater_server::ServeOptions;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -233,7 +249,7 @@ mod tests {
         let words = ["highwater-server", "serve", "--database-url", "postgres://h/d"];
         let cli = Cli::try_parse_from(words.iter().chain(more))?;
         match cli.command {
-            Command::Serve(serve) => Ok(serve),
+            Command::Serve(serve) => Ok(*serve),
             other => panic!("{other:?}"),
         }
     }
@@ -241,9 +257,8 @@ mod tests {
     #[test]
     fn without_options_the_program_serves_as_the_library_does() {
         let (serve, library) = (serve(&[]).unwrap(), ServeOptions::default());
-        assert_eq!(serve.tick, library.tick);
-        assert_eq!(serve.requests_max as usize, library.requests_max);
-        assert_eq!(serve.waiting_max as usize, library.waiting_max);
+        assert_eq!(format!("{:?}", serve.chosen(None)), format!("{library:?}"));
+        assert!(library.connections_max > library.requests_max + library.waiting_max);
     }
 
     #[test]
@@ -255,7 +270,5 @@ mod tests {
         for tick in ["9ms", "0s", "10001ms", "soon", "50"] {
             assert!(serve(&["--tick", tick]).is_err(), "{tick}");
         }
-        assert!(serve(&["--requests-max", "0"]).is_err());
-        assert!(serve(&["--waiting-max", "0"]).is_ok());
     }
 }

@@ -11,7 +11,7 @@ use crate::{callers, serving};
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Serve(serve) => serving::serve(serve).await,
+        Command::Serve(serve) => serving::serve(*serve).await,
         Command::Migrate { database } => {
             admin::migrate(&mut connect(&database).await?).await?;
             say("the schema highwater is up to date")

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::catalog::SIGNATURE;
 use crate::cursor::{Cursor, Lsn, Source};
+use crate::limit::TransactionBounds;
 use crate::node::Node;
 use crate::page::Probe;
 use crate::snapshot::Snapshot;
@@ -19,9 +20,6 @@ use crate::standby::{self, Claim};
 
 /// How long a page may wait for a table that is being altered, in milliseconds.
 pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
-
-/// How long a page's transaction may stand still while its reader is slow, in milliseconds.
-pub const IDLE_IN_TRANSACTION_MS_MAX: u64 = 120_000;
 
 /// How long after the snapshot the flush of the log is waited for before it is nudged.
 const FLUSH_WAIT: Duration = Duration::from_millis(2);
@@ -35,6 +33,7 @@ const FLUSH_POLL: Duration = Duration::from_millis(1);
 pub struct Connection {
     pooled: Option<PoolConnection<Postgres>>,
     in_transaction: bool,
+    bounds: TransactionBounds,
 }
 
 /// What a page's transaction finds when it begins.
@@ -124,11 +123,12 @@ impl Moment {
 }
 
 impl Connection {
-    /// Takes a connection from the pool.
-    pub async fn acquire(pool: &PgPool) -> Result<Self, sqlx::Error> {
+    /// Takes a connection from the pool, whose transactions are bounded so.
+    pub async fn acquire(pool: &PgPool, bounds: TransactionBounds) -> Result<Self, sqlx::Error> {
         Ok(Self {
             pooled: Some(pool.acquire().await?),
             in_transaction: false,
+            bounds,
         })
     }
 
@@ -142,12 +142,19 @@ impl Connection {
     /// would find the table empty. Tells whether this is a standby; where not, it was a primary
     /// before the snapshot, and so it stays.
     pub async fn begin(&mut self, tables: &[&str]) -> Result<bool, sqlx::Error> {
+        let TransactionBounds {
+            statement_time_max,
+            idle_time_max,
+        } = self.bounds;
         // `show` takes no snapshot.
         let mut statements = format!(
             "begin isolation level repeatable read read only;
              show in_hot_standby;
              set local lock_timeout = {LOCK_WAIT_MS_MAX};
-             set local idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS_MAX};{SETTINGS}"
+             set local statement_timeout = {};
+             set local idle_in_transaction_session_timeout = {};{SETTINGS}",
+            statement_time_max.as_millis(),
+            idle_time_max.as_millis()
         );
         if !tables.is_empty() {
             statements.push_str("lock table ");

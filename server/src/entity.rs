@@ -43,6 +43,8 @@ pub struct Entity {
     pub fingerprint: String,
     /// Rows by Postgres' statistics.
     pub estimated_rows: Option<u64>,
+    /// Whether row security limits what this server's role may read of it.
+    pub is_row_secured: bool,
     /// When its incarnation began.
     pub began_date: Timestamp,
     /// How far a purge has removed what was deleted.
@@ -138,6 +140,9 @@ pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, s
 ///
 /// A partition that joined after `enable` has no trigger that notes a truncate, since those are
 /// not inherited: there the file that holds it tells, which a truncate replaces.
+///
+/// Where row security limits this role, the role and the policies belong to the incarnation: with others
+/// it would read other rows, none of which was written.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, case c.relkind
@@ -145,7 +150,11 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
             select concat_ws('/', l.oid, case when not exists (
                 select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate') then l.relfilenode end)
             from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid order by l.oid)::text
+    end, case when row_security_active(c.oid) then (
+            select concat_ws(' ', current_user, string_agg(concat_ws('/', p.oid, p.xmin), ',' order by p.oid))
+            from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass))
     end), 0) as incarnation,
+    row_security_active(c.oid) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.purged_xid::text as purged_xid,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
@@ -215,8 +224,24 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
     let purged_xid: Option<String> = row.try_get("purged_xid")?;
     let purged_date: Option<i64> = row.try_get("purged_date")?;
     let remedy = format!("run `highwater-server enable` for {table} again");
+    let is_row_secured: bool = row.try_get("row_secured")?;
+    let scope = row
+        .try_get::<Option<_>, _>("scope_column")?
+        .zip(row.try_get::<Option<_>, _>("scope_cast")?)
+        .map(|(column, cast)| ScopeColumn { column, cast });
     let fault = if row.try_get("key_changed")? {
         Some(format!("the primary key of {table} has changed; {remedy}"))
+    } else if is_row_secured && scope.is_none() {
+        // A row that leaves what the role may read would stay in every store.
+        Some(format!(
+            "row security limits what this server may read of {table}, which has no scope to follow it by; \
+             see docs/row-security.md"
+        ))
+    } else if is_row_secured && !row.try_get::<bool, _>("tombstones_secured")? {
+        Some(format!(
+            "row security limits what this server may read of {table} and not of highwater.tombstone, where the keys \
+             of all deleted rows are; see docs/row-security.md"
+        ))
     } else if lost.is_empty() {
         None
     } else {
@@ -255,14 +280,12 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
             })
             .collect(),
         table,
-        scope: row
-            .try_get::<Option<_>, _>("scope_column")?
-            .zip(row.try_get::<Option<_>, _>("scope_cast")?)
-            .map(|(column, cast)| ScopeColumn { column, cast }),
+        scope,
         fingerprint: row.try_get("fingerprint")?,
         estimated_rows: row
             .try_get::<Option<i64>, _>("estimated_rows")?
             .and_then(|rows| rows.try_into().ok()),
+        is_row_secured,
         began_date: Timestamp::from_micros(row.try_get("began_date")?),
         purged: purged_xid
             .and_then(|xid| xid.parse().ok())

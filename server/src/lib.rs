@@ -4,8 +4,8 @@
 //! connection and its transaction, [`entity`] and [`catalog`] what the catalog says, [`node`] and
 //! `standby` which Postgres is read from, [`page`] one page of a pull, [`samples`] the history that
 //! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
-//! [`share`] hands one page to many, [`turns`] says how many are answered at once, [`http`] has the
-//! routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do.
+//! [`share`] hands one page to many, [`turns`] says how many are answered at once and `pace` how many
+//! of one caller, [`limit`] names the limits, [`metrics`] counts, [`http`] has the routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do.
 
 pub mod admin;
 pub mod auth;
@@ -15,8 +15,11 @@ pub mod cursor;
 pub mod database;
 pub mod entity;
 pub mod http;
+pub mod limit;
 pub mod live;
+pub mod metrics;
 pub mod node;
+mod pace;
 pub mod page;
 pub mod quoting;
 pub mod samples;
@@ -24,7 +27,8 @@ pub mod scope;
 pub mod share;
 pub mod snapshot;
 mod standby;
+pub mod tombstones;
 pub mod turns;
 pub mod watch;
 
-pub use http::{Origin, ServeError, ServeOptions, TlsError, TlsFiles, serve};
+pub use http::{Listeners, Origin, ServeError, ServeOptions, TlsError, TlsFiles, URL_BYTES_MAX, serve};

@@ -21,8 +21,10 @@ pub enum Answer {
     Page(Box<OpenPage>),
     /// A page that is being read.
     UnderWay(Pieces),
-    /// A page that is at hand: one that others get as well, or one without changes.
-    Whole(Arc<WholePage>),
+    /// A page that others get as well.
+    Shared(Arc<WholePage>),
+    /// Nothing is new: a page with no changes.
+    Nothing(Arc<WholePage>),
 }
 
 /// Answers a request, and holds it for up to `wait` while nothing is new, without its turn. `stop`
@@ -59,7 +61,7 @@ pub async fn answer(
         };
         if let Some(page) = known {
             if is_over {
-                return Ok(Answer::Whole(page));
+                return Ok(Answer::Nothing(page));
             }
         } else {
             let shared = match &view {
@@ -68,14 +70,14 @@ pub async fn answer(
             };
             match shared {
                 Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),
-                Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Whole(page)),
+                Some(Handed::Whole(page)) if is_over || !page.is_empty => return Ok(Answer::Shared(page)),
                 Some(Handed::Whole(_)) => {}
                 None => match Box::pin(page::open(node, request.clone())).await? {
                     Opened::Page(page) if is_over || !page.is_empty() => return Ok(Answer::Page(page)),
                     Opened::Page(page) => Box::pin(page.let_go()).await?,
                     Opened::Behind(trailer) if is_over => {
                         let page = WholePage::empty(request.format, &trailer)?;
-                        return Ok(Answer::Whole(Arc::new(page)));
+                        return Ok(Answer::Nothing(Arc::new(page)));
                     }
                     Opened::Behind(_) => {}
                 },

@@ -3,6 +3,7 @@
 mod callers;
 mod cli;
 mod commands;
+mod limits;
 mod serving;
 mod transport;
 

@@ -10,6 +10,8 @@ use crate::caller::Caller;
 use crate::catalog::Catalog;
 use crate::database::{Connection, sqlstate};
 use crate::entity::Entity;
+use crate::limit::TransactionBounds;
+use crate::metrics::Metrics;
 use crate::scope::Limits;
 use crate::standby::Claim;
 
@@ -21,6 +23,9 @@ const VALUE_AGE_MAX: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Node {
     pool: PgPool,
+    bounds: TransactionBounds,
+    /// What is counted of what is read from it, and of the server at large.
+    pub(crate) metrics: Metrics,
     /// The entities, as they were described last.
     pub(crate) catalog: Catalog,
     /// What a standby could claim last; `None` as long as only a primary has been met.
@@ -32,8 +37,15 @@ pub struct Node {
 impl Node {
     /// The Postgres that the pool leads to.
     pub fn new(pool: PgPool) -> Self {
+        Self::bounded(pool, TransactionBounds::default())
+    }
+
+    /// The same, with transactions that are bounded so.
+    pub fn bounded(pool: PgPool, bounds: TransactionBounds) -> Self {
         Self {
             pool,
+            bounds,
+            metrics: Metrics::default(),
             catalog: Catalog::default(),
             claim: Mutex::default(),
             values: Cache::builder()
@@ -45,7 +57,12 @@ impl Node {
 
     /// Takes a connection.
     pub async fn connect(&self) -> Result<Connection, sqlx::Error> {
-        Connection::acquire(&self.pool).await
+        Connection::acquire(&self.pool, self.bounds).await
+    }
+
+    /// The pool, to be looked at.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// What a caller may see of these entities. Where Postgres has to be asked, it is on `connection`, which

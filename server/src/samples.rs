@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use highwater_shared::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -36,13 +37,26 @@ struct Sample {
 
 /// The history of samples.
 #[derive(Debug, Default)]
-pub struct Samples(Mutex<VecDeque<Sample>>);
+pub struct Samples {
+    history: Mutex<VecDeque<Sample>>,
+    writing: Mutex<Option<Writing>>,
+}
+
+/// Who was writing at the time of the last sample.
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    /// The first clock that was ever read, and the last.
+    first: Timestamp,
+    last: Timestamp,
+    /// The lowest id that held a lock.
+    oldest: Option<Xid>,
+}
 
 impl Samples {
     /// The latest date up to which a snapshot with this `xmin` has every row; `None` where the
     /// history does not reach back far enough to know.
     pub fn safe_date(&self, xmin: Xid) -> Option<Timestamp> {
-        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let known = samples.partition_point(|sample| sample.bound <= xmin);
         samples.get(known.checked_sub(1)?).map(|sample| sample.clock)
     }
@@ -78,20 +92,49 @@ impl Samples {
             return Err(unreadable());
         };
         if standby == "on" {
+            *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Ok(None);
         }
         let clock: i64 = clock.parse().map_err(|_| unreadable())?;
         let snapshot: Snapshot = snapshot.parse().map_err(|_| unreadable())?;
         let locked = locked.iter().filter_map(|xid| xid.parse().ok());
+        let locked: Vec<Xid> = locked.map(|low| widened(&snapshot, low)).collect();
+        let clock = Timestamp::from_micros(clock - DATE_MARGIN_MICROSECONDS);
+        self.note(clock, locked.iter().min().copied());
         self.add(Sample {
-            clock: Timestamp::from_micros(clock - DATE_MARGIN_MICROSECONDS),
+            clock,
             bound: bound(&snapshot, locked),
         });
         Ok(Some(snapshot))
     }
 
+    /// The age of the oldest transaction that writes, to the time between two samples; zero where none
+    /// does, and `None` where that is not known, as on a standby.
+    pub fn oldest_writer(&self) -> Option<Duration> {
+        let writing = *self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Writing { first, last, oldest } = writing?;
+        let Some(oldest) = oldest else {
+            return Some(Duration::ZERO);
+        };
+        // The last clock at which its id had not been given out; a history that does not reach back so far
+        // knows at least its own length.
+        let since = self.safe_date(oldest).unwrap_or(first);
+        let age = last.micros().saturating_sub(since.micros());
+        Some(Duration::from_micros(u64::try_from(age).unwrap_or_default()))
+    }
+
+    fn note(&self, clock: Timestamp, oldest: Option<Xid>) {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = writing.map_or(clock, |writing| writing.first.min(clock));
+        *writing = Some(Writing {
+            first,
+            last: clock,
+            oldest,
+        });
+    }
+
     fn add(&self, sample: Sample) {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         // A clock that stepped back, or another server's: what was known holds no longer.
         while samples
             .back()
@@ -118,20 +161,22 @@ impl Samples {
 /// The end of the ids that a primary has given out and that may still be in use.
 pub(crate) async fn ids_end(connection: &mut PgConnection, snapshot: &Snapshot) -> Result<Xid, sqlx::Error> {
     let locked: Vec<String> = sqlx::query_scalar(LOCKED).fetch_all(connection).await?;
-    Ok(bound(snapshot, locked.iter().filter_map(|xid| xid.parse().ok())))
+    let locked = locked.iter().filter_map(|xid| xid.parse().ok());
+    Ok(bound(snapshot, locked.map(|low| widened(snapshot, low))))
 }
 
-/// The bound of a sample: above every id that had been given out when the locks were read.
-///
-/// The snapshot's `xmax` is the latest *completed* id + 1, and ids in flight lie above it. Locks
-/// name ids by their low 32 bits; an id in flight is within 2^31 of the snapshot.
-fn bound(snapshot: &Snapshot, locked: impl Iterator<Item = u32>) -> Xid {
+/// The bound of a sample: above every id that had been given out when the locks were read. The
+/// snapshot's `xmax` is the latest *completed* id + 1, and ids in flight lie above it.
+fn bound(snapshot: &Snapshot, locked: impl IntoIterator<Item = Xid>) -> Xid {
+    let ends = locked.into_iter().map(|xid| Xid(xid.0.saturating_add(1)));
+    ends.fold(snapshot.xmax(), Xid::max)
+}
+
+/// The id that a lock names by its low 32 bits; an id in flight is within 2^31 of the snapshot.
+fn widened(snapshot: &Snapshot, low: u32) -> Xid {
     let near = snapshot.xmax().0;
-    let widened = locked.map(|low| {
-        let distance = low.wrapping_sub((near & 0xffff_ffff) as u32).cast_signed();
-        near.saturating_add_signed(i64::from(distance)).saturating_add(1)
-    });
-    Xid(widened.fold(near, u64::max))
+    let distance = low.wrapping_sub((near & 0xffff_ffff) as u32).cast_signed();
+    Xid(near.saturating_add_signed(i64::from(distance)))
 }
 
 #[cfg(test)]
@@ -159,13 +204,34 @@ mod tests {
     #[test]
     fn ids_in_flight_above_xmax_raise_the_bound() {
         let snapshot = Snapshot::new(Xid((7 << 32) + 50), Vec::new());
-        assert_eq!(bound(&snapshot, [55, 40].into_iter()), Xid((7 << 32) + 56));
+        let bound = |snapshot: &Snapshot, locked: &[u32]| {
+            super::bound(snapshot, locked.iter().map(|low| widened(snapshot, *low)))
+        };
+        assert_eq!(bound(&snapshot, &[55, 40]), Xid((7 << 32) + 56));
         let early = Snapshot::new(Xid((7 << 32) + 0xffff_fff0), Vec::new());
         assert_eq!(
-            bound(&early, [3].into_iter()),
+            bound(&early, &[3]),
             Xid((8 << 32) + 4),
             "the low half has turned over"
         );
+    }
+
+    #[test]
+    fn the_oldest_writer_is_as_old_as_its_id() {
+        let samples = Samples::default();
+        assert_eq!(samples.oldest_writer(), None, "nothing is known at first");
+        let look = |clock: i64, oldest: Option<u64>, bound: u64| {
+            samples.note(Timestamp::from_micros(clock), oldest.map(Xid));
+            samples.add(sample(clock, bound));
+            samples.oldest_writer().unwrap().as_micros()
+        };
+        assert_eq!(look(1_000, Some(9), 10), 0, "it began before this history");
+        assert_eq!(look(3_000, Some(9), 10), 2_000);
+        assert_eq!(look(4_000, None, 10), 0);
+        // Its id was given out after 4000. It stays the oldest while others come and go.
+        assert_eq!(look(5_000, Some(10), 11), 1_000);
+        assert_eq!(look(9_000, Some(10), 20), 5_000);
+        assert_eq!(look(10_000, Some(19), 20), 5_000);
     }
 
     #[test]
@@ -174,7 +240,7 @@ mod tests {
         for n in 0..20_000 {
             samples.add(sample(n, n.cast_unsigned()));
         }
-        assert!(samples.0.lock().unwrap().len() <= SAMPLES_MAX);
+        assert!(samples.history.lock().unwrap().len() <= SAMPLES_MAX);
         assert!(samples.safe_date(Xid(30)).is_some_and(|date| date.micros() <= 30));
         assert_eq!(
             samples.safe_date(Xid(19_999)),
@@ -229,7 +295,7 @@ mod tests {
         .await
         .unwrap();
         assert!(rows.len() > 100, "{} rows", rows.len());
-        let samples = samples.0.lock().unwrap();
+        let samples = samples.history.lock().unwrap();
         for (date, xid) in rows {
             let xid: Xid = xid.parse().unwrap();
             let after = samples.iter().find(|sample| sample.clock.micros() >= date);

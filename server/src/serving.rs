@@ -1,11 +1,12 @@
 //! `highwater-server serve`: logs, signals, listener, pool.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use highwater_server::ServeOptions;
+use anyhow::{Context as _, bail};
+use highwater_server::Listeners;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +35,15 @@ pub(crate) fn log(format: LogFormat) {
 }
 
 pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
-    let authenticator = options.callers.authenticator(options.listen).await?;
+    let authenticator = options.callers.clone().authenticator(options.listen).await?;
+    let chosen = options.chosen(authenticator.clone());
+    if let Some(contradiction) = chosen.contradiction() {
+        bail!("{contradiction}");
+    }
+    let for_one = chosen.caller_requests_per_second.is_some() || chosen.caller_waiting_max.is_some();
+    if for_one && chosen.authenticator.is_none() {
+        tracing::warn!("nobody is asked who they are, so limits for one caller do nothing");
+    }
     let connect: PgConnectOptions = options
         .database
         .database_url
@@ -46,25 +55,32 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         .connect_with(connect.application_name("highwater-server"))
         .await
         .context("cannot connect to the database")?;
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", options.listen))?;
+    let callers = listen(options.listen).await?;
+    let metrics = match options.metrics_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     if let Some(authenticator) = &authenticator {
         reload_on_hangup(Arc::clone(authenticator))?;
     }
-    tracing::info!(address = %listener.local_addr()?, "serving");
-    let chosen = ServeOptions {
-        tick: options.tick,
-        requests_max: usize::try_from(options.requests_max)?,
-        waiting_max: usize::try_from(options.waiting_max)?,
-        authenticator,
-        ..options.transport.chosen()
-    };
-    highwater_server::serve(listener, pool, chosen, shutdown).await?;
+    if let Some(metrics) = &metrics {
+        let address = metrics.local_addr()?;
+        tracing::info!(%address, "metrics are here, for everybody");
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "whoever reaches this address reads the names of entities and how much is moved");
+        }
+    }
+    tracing::info!(address = %callers.local_addr()?, "serving");
+    highwater_server::serve(Listeners { callers, metrics }, pool, chosen, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}"))
 }
 
 fn stop_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {

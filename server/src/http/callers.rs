@@ -39,8 +39,16 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, mut request: Reques
     let mut response = match known {
         Ok(caller) => {
             tracing::Span::current().record("caller", caller.name());
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            match shared.pace.admit(&caller).await {
+                Ok(()) => {
+                    request.extensions_mut().insert(caller);
+                    next.run(request).await
+                }
+                Err(limit) => {
+                    let refusal = Refusal::new(Code::TooManyRequests, limit.told().to_owned());
+                    refusal.by(limit).into_response()
+                }
+            }
         }
         Err(denied) => refusal(denied.as_ref()).into_response(),
     };

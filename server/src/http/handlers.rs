@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, RawQuery};
@@ -13,13 +14,16 @@ use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, JSON_MEDIA_TYPE};
 use tokio::sync::mpsc;
 
 use super::caching::{Kept, Terms};
+use super::metrics::Waited;
 use super::problem::Refusal;
 use super::{Shared, State, accept, callers, query};
 use crate::caller::Caller;
 use crate::database;
 use crate::entity;
+use crate::limit::Limit;
 use crate::live::{self, Answer};
-use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pieces, ReadError};
+use crate::metrics::Origin;
+use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pieces, ReadError, WholePage};
 use crate::turns::Turn;
 
 /// Pieces that wait for the reader of a response before the page waits for it.
@@ -27,13 +31,14 @@ const PIECES_WAITING_MAX: usize = 4;
 
 /// `GET /changes`
 pub(super) async fn changes(
-    shared: State,
+    axum::extract::State(shared): State,
     version: Version,
     Extension(caller): Extension<Caller>,
     RawQuery(text): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let parameters = query::parse(text.as_deref())?;
+    let options = &shared.options;
+    let parameters = query::parse(text.as_deref(), options.page_rows_max)?;
     let format = accept::format(&headers).ok_or_else(|| {
         Refusal::new(
             Code::NotAcceptable,
@@ -42,21 +47,34 @@ pub(super) async fn changes(
     })?;
     let terms = Terms::of(version, &headers, &caller, &parameters);
     let asked = callers::asked(&caller, parameters.entities)?;
-    let mut turn = shared.turns.take()?;
+    let turn = shared.turns.take(&caller)?;
     let request = PageRequest {
         since: parameters.since,
         entities: asked,
         caller,
         limit: parameters.limit,
-        time_max: shared.options.page_time_max,
+        bounds: options.page,
         format,
     };
+    let time_max = options.request_time_max.saturating_add(parameters.wait);
+    in_time(time_max, page(&shared, request, parameters.wait, turn, &terms)).await
+}
+
+/// The answer to a request for a page, as far as it is there before the page is sent.
+async fn page(
+    shared: &Arc<Shared>,
+    request: PageRequest,
+    wait: Duration,
+    mut turn: Turn,
+    terms: &Terms,
+) -> Result<Response, Refusal> {
+    let format = request.format;
     let answer = live::answer(
         &shared.node,
         &shared.watcher,
         &shared.pages,
         request,
-        parameters.wait,
+        wait,
         &mut turn,
         &shared.shutdown,
     );
@@ -64,34 +82,55 @@ pub(super) async fn changes(
         Format::Copy => COPY_MEDIA_TYPE,
         Format::Json => JSON_MEDIA_TYPE,
     };
-    let (body, is_empty, tag) = match answer.await? {
+    let answer = answer.await?;
+    let waited = Waited(turn.rested());
+    let (body, is_empty, tag, origin) = match answer {
         Answer::Page(open) => {
             let is_empty = open.is_empty();
-            let (body, tag) = body(send(Arc::clone(&shared), open, format), turn).await?;
-            (body, is_empty, tag)
+            let (body, tag) = body(send(Arc::clone(shared), open, format), turn).await?;
+            (body, is_empty, tag, Origin::Read)
         }
         // One that holds no changes is not sent before it is whole.
         Answer::UnderWay(pieces) => {
             let (body, tag) = body(pieces, turn).await?;
-            (body, false, tag)
+            (body, false, tag, Origin::Read)
         }
-        Answer::Whole(page) => (
-            Body::from(page.body.clone()),
-            page.is_empty,
-            Some(page.tag.clone()),
-        ),
+        Answer::Shared(page) => whole(&page, Origin::Shared),
+        Answer::Nothing(page) => whole(&page, Origin::Watcher),
     };
+    shared.node.metrics.page(format, origin);
     let kept = Kept {
         is_empty,
         tag: tag.as_deref(),
     };
-    Ok(terms.apply(&kept, ([(CONTENT_TYPE, media_type)], body).into_response()))
+    let mut response = terms.apply(&kept, ([(CONTENT_TYPE, media_type)], body).into_response());
+    response.extensions_mut().insert(waited);
+    Ok(response)
+}
+
+/// A page that is at hand: its body, whether it holds no changes, its name, and where it comes from.
+fn whole(page: &WholePage, origin: Origin) -> (Body, bool, Option<String>, Origin) {
+    (
+        Body::from(page.body.clone()),
+        page.is_empty,
+        Some(page.tag.clone()),
+        origin,
+    )
+}
+
+/// An answer that begins in time.
+async fn in_time<T>(
+    time_max: Duration,
+    answer: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let answer = tokio::time::timeout(time_max, answer).await;
+    answer.unwrap_or_else(|_| Err(ReadError::Limit(Limit::RequestTimeMax).into()))
 }
 
 /// Sends a page while it is read.
 fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Pieces {
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
-    let output = Output::new(format, sender).with_send_wait_max(shared.options.send_wait_max);
+    let output = Output::new(format, sender, shared.options.page.send_wait_max);
     tokio::spawn(async move { page.send(&shared.node, &shared.watcher.samples, output).await });
     pieces
 }
@@ -99,8 +138,10 @@ fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Pieces {
 /// A body that is still being read, during which the turn lasts, or a small one and its name. The
 /// first piece is awaited, so that a page that fails before it is answered with a problem; later the
 /// response can only be cut off.
-async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), ReadError> {
-    let first = match pieces.recv().await.unwrap_or(Err(ReadError::Abandoned))? {
+async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), Refusal> {
+    let first = pieces.recv().await.unwrap_or(Err(ReadError::Abandoned));
+    // Where a limit ended it, that was counted where it was read.
+    let first = match first.map_err(|error| Refusal::from(error).counted())? {
         Piece::Last(whole) => {
             let tag = page::tag(&whole);
             return Ok((Body::from(whole), Some(tag)));
@@ -129,17 +170,18 @@ async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), 
 
 /// `GET /entities`
 pub(super) async fn entities(
-    shared: State,
+    axum::extract::State(shared): State,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
-    let _turn = shared.turns.take()?;
-    let mut entities = entity::list(&shared.node).await?;
+    let _turn = shared.turns.take(&caller)?;
+    let described = async { Ok(entity::list(&shared.node).await?) };
+    let mut entities = in_time(shared.options.request_time_max, described).await?;
     entities.retain(|entity| caller.may_read(&entity.name));
     for entity in &mut entities {
         // How many rows others have is not for who sees some.
         entity.estimated_rows = entity
             .estimated_rows
-            .filter(|_| entity.scope.is_none() || caller.is_unrestricted());
+            .filter(|_| !entity.is_row_secured && (entity.scope.is_none() || caller.is_unrestricted()));
     }
     let mut list = EntityList {
         entities: entities.iter().map(entity::Entity::describe).collect(),
@@ -154,8 +196,9 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// `GET /readyz`: it can answer from the database too.
-pub(super) async fn readyz(shared: State) -> Result<&'static str, Refusal> {
-    match database::own_id(&shared.node).await? {
+pub(super) async fn readyz(axum::extract::State(shared): State) -> Result<&'static str, Refusal> {
+    let own_id = async { Ok(database::own_id(&shared.node).await?) };
+    match in_time(shared.options.request_time_max, own_id).await? {
         Some(_) => Ok("ready\n"),
         None => Err(Refusal::new(Code::Unavailable, MOVED.to_owned())),
     }

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::http::StatusCode;
-use axum::response::IntoResponse as _;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
@@ -24,10 +22,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::activity::{Activity, Patience};
+use super::activity::{Activity, Overdue, Patience};
 use super::connection;
 use super::options::ServeOptions;
 use super::tls::Tls;
+use crate::limit::Limit;
+use crate::metrics::{Metrics, ReachedLimits};
 
 /// How long to wait when the system has no more files or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -38,16 +38,17 @@ const STREAMS_MAX: u32 = 100;
 /// How much of a response waits in memory for a caller with HTTP/2, for each request.
 const STREAM_BYTES_MAX: usize = 256 * 1024;
 
-/// The least that hyper takes for the head of a request.
-const HEADER_BYTES_MIN: usize = 8 * 1024;
+/// How much more the HTTP library takes for the head of a request than it may have: what it refuses by
+/// itself is told nothing, and hardly ever counted.
+const HEADER_BYTES_MORE: usize = 8 * 1024;
 
 /// What all connections share.
 struct Connections {
     app: TowerToHyperService<Router>,
     http: Builder<TokioExecutor>,
     tls: Option<Tls>,
-    header_bytes_max: usize,
     patience: Patience,
+    reached: ReachedLimits,
     /// Cancelled when no more requests are taken.
     shutdown: CancellationToken,
     /// Cancelled when what is still under way is to be cut off.
@@ -60,6 +61,7 @@ pub(super) async fn serve(
     app: Router,
     tls: Option<Tls>,
     options: &ServeOptions,
+    metrics: &Metrics,
     shutdown: CancellationToken,
     grace: Duration,
 ) {
@@ -67,12 +69,12 @@ pub(super) async fn serve(
         app: TowerToHyperService::new(app),
         http: http(options),
         tls,
-        header_bytes_max: options.header_bytes_max,
         patience: Patience {
             head: options.header_time_max,
             idle: options.idle_time_max,
-            take: options.send_wait_max,
+            take: options.page.send_wait_max,
         },
+        reached: metrics.limits(),
         shutdown,
         cut: CancellationToken::new(),
     });
@@ -86,13 +88,14 @@ pub(super) async fn serve(
         let next = tokio::select! {
             biased;
             () = connections.shutdown.cancelled() => break,
-            next = next(&listener, &places, options.send_wait_max) => next,
+            next = next(&listener, &places, options.page.send_wait_max, &connections.reached) => next,
         };
         let (stream, caller, place) = next;
         let connections = Arc::clone(&connections);
+        let counted = metrics.connection();
         open.spawn(async move {
             connections.handle(stream, caller).await;
-            drop(place);
+            drop((place, counted));
         });
     }
     // From here on the system refuses connections.
@@ -105,18 +108,9 @@ pub(super) async fn serve(
     }
 }
 
-/// The head of a request as it was written, more or less: the library looks at its limit only when it
-/// needs more to read, and what came in one piece may be larger.
-fn head_bytes(request: &Request<Incoming>) -> usize {
-    let headers = request.headers().iter();
-    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
-    let address = request.uri().path_and_query();
-    headers.sum::<usize>() + address.map_or(0, |address| address.as_str().len())
-}
-
 /// What is spoken: HTTP/1.1 and HTTP/2, whichever the caller begins with.
 fn http(options: &ServeOptions) -> Builder<TokioExecutor> {
-    let header_bytes_max = options.header_bytes_max.max(HEADER_BYTES_MIN);
+    let header_bytes_max = options.header_bytes_max.saturating_add(HEADER_BYTES_MORE);
     let mut http = Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
@@ -138,8 +132,10 @@ async fn next(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     send_wait_max: Duration,
+    reached: &ReachedLimits,
 ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     if places.available_permits() == 0 {
+        reached.count(Limit::ConnectionsMax);
         tracing::warn!("as many connections are open as may be; new ones wait until one ends");
     }
     let place = loop {
@@ -183,7 +179,10 @@ impl Connections {
         };
         let secured = tokio::select! {
             secured = tls.secure(stream) => secured,
-            () = tokio::time::sleep(self.patience.head) => return,
+            () = tokio::time::sleep(self.patience.head) => {
+                self.reached.count(Limit::HeaderTimeMax);
+                return;
+            }
             () = self.shutdown.cancelled() => return,
         };
         match secured {
@@ -200,13 +199,9 @@ impl Connections {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(caller));
             let exchange = activity.begin(request.version());
-            let fits = head_bytes(&request) <= self.header_bytes_max;
-            let answer = fits.then(|| self.app.call(request));
+            let answer = self.app.call(request);
             async move {
-                let response = match answer {
-                    Some(answer) => answer.await?,
-                    None => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response(),
-                };
+                let response = answer.await?;
                 Ok::<_, Infallible>(response.map(|body| exchange.watch(body)))
             }
         });
@@ -217,6 +212,10 @@ impl Connections {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
+                        // What the library refuses by itself, before there is a request.
+                        if error.downcast_ref().is_some_and(hyper::Error::is_parse_too_large) {
+                            self.reached.count(Limit::HeaderBytesMax);
+                        }
                         tracing::debug!(%caller, %error, "a connection has failed");
                     }
                     return;
@@ -228,7 +227,12 @@ impl Connections {
                 }
                 () = overdue.as_mut() => {
                     if let Some(why) = activity.overdue(Instant::now()) {
-                        tracing::debug!(%caller, "a connection is ended: {why}");
+                        match why {
+                            Overdue::Request => self.reached.count(Limit::HeaderTimeMax),
+                            Overdue::Taking => self.reached.count(Limit::SendWaitMax),
+                            Overdue::Asking => {}
+                        }
+                        tracing::debug!(%caller, ?why, "a connection is ended");
                         return;
                     }
                     overdue.as_mut().reset(activity.next_look());

@@ -2,19 +2,21 @@
 
 mod accept;
 mod activity;
+mod bounds;
 mod browsers;
 mod caching;
 mod callers;
 mod connection;
 mod handlers;
 mod listen;
+mod metrics;
 mod options;
 mod problem;
 mod query;
+mod serving;
 mod tls;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::header::CACHE_CONTROL;
@@ -22,9 +24,6 @@ use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
 use axum::routing::get;
 use highwater_shared::SOURCE_HEADER;
-use sqlx::PgPool;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -33,113 +32,31 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, field};
 use uuid::Uuid;
 
+use self::bounds::Bounds;
 pub use self::browsers::Origin;
-pub use self::options::ServeOptions;
-use self::tls::Tls;
+pub use self::options::{ServeOptions, URL_BYTES_MAX};
+pub use self::serving::{Listeners, ServeError, serve};
+use self::serving::{Shared, State};
 pub use self::tls::{TlsError, TlsFiles};
-use crate::database;
-use crate::node::Node;
-use crate::page::MOVED;
-use crate::share::SharedPages;
-use crate::turns::Turns;
-use crate::watch::Watcher;
-
-/// How long running responses may take to end after shutdown has begun.
-const GRACE_MAX: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers share.
-#[derive(Debug)]
-struct Shared {
-    node: Arc<Node>,
-    watcher: Arc<Watcher>,
-    pages: SharedPages,
-    turns: Turns,
-    options: ServeOptions,
-    shutdown: CancellationToken,
-}
-
-type State = axum::extract::State<Arc<Shared>>;
-
-/// Why the server cannot start, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The schema `highwater` is not there, or not readable.
-    #[error(
-        "the schema highwater is missing or cannot be read; run `highwater-server migrate` on this database first"
-    )]
-    NotMigrated(#[source] sqlx::Error),
-    /// The database was restored or copied, and its rows bear ids of another.
-    #[error("{MOVED}")]
-    Moved,
-    /// Postgres cannot be asked.
-    #[error("cannot use the database")]
-    Postgres(#[from] sqlx::Error),
-    /// The certificate or its key cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-}
-
-/// Serves until `shutdown`: then running responses end, and new connections are refused.
-pub async fn serve(
-    listener: TcpListener,
-    pool: PgPool,
-    options: ServeOptions,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let files = options.tls.clone();
-    let tls = files
-        .map(|files| Tls::start(files, shutdown.clone()))
-        .transpose()?;
-    let node = Arc::new(Node::new(pool));
-    let own_id = match database::own_id(&node).await {
-        Ok(Some(own_id)) => own_id,
-        Ok(None) => return Err(ServeError::Moved),
-        Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
-            return Err(ServeError::NotMigrated(error));
-        }
-        Err(error) => return Err(ServeError::Postgres(error)),
-    };
-    let limits = options.clone();
-    let shared = Arc::new(Shared {
-        node,
-        watcher: Arc::default(),
-        pages: SharedPages::default(),
-        turns: Turns::new(options.requests_max, options.waiting_max),
-        options,
-        shutdown: shutdown.clone(),
-    });
-    let watching = {
-        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move {
-            let tick = shared.options.tick;
-            shared.watcher.watch(&shared.node, tick, shutdown).await;
-        })
-    };
-    let authenticating = {
-        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
-        tokio::spawn(async move {
-            if let Some(authenticator) = &shared.options.authenticator {
-                authenticator.watch(&shutdown).await;
-            }
-        })
-    };
-    // Before the first request, so that it finds a date it can be sure of.
-    shared.watcher.fresh().await;
-    connection::widen(&listener);
-    let app = browsers::told(router(shared, own_id), tls.is_some(), &limits.cors_origins);
-    listen::serve(listener, app, tls, &limits, shutdown, GRACE_MAX).await;
-    watching.abort();
-    authenticating.abort();
-    Ok(())
-}
-
-fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
+/// The routes for callers. Metrics are among them, unless they have an address of their own.
+fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     let source = HeaderValue::from_str(&own_id.to_string()).ok();
-    Router::new()
+    let options = &shared.options;
+    let (bounds, over_tls, origins) = (
+        Bounds::of(options),
+        options.tls.is_some(),
+        options.cors_origins.clone(),
+    );
+    let mut known = Router::new()
         .route("/changes", get(handlers::changes))
-        .route("/entities", get(handlers::entities))
+        .route("/entities", get(handlers::entities));
+    if has_metrics {
+        known = known.route("/metrics", get(metrics::among_others));
+    }
+    let app = known
         // Those above are for callers who are known, those below for everybody.
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
@@ -149,7 +66,8 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
         .route("/readyz", get(handlers::readyz))
         .fallback(handlers::not_found)
         .method_not_allowed_fallback(handlers::method_not_allowed)
-        .with_state(shared)
+        .with_state(Arc::clone(&shared))
+        .layer(middleware::from_fn_with_state(bounds, bounds::check))
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(problem::panicked))
         // Errors, and whatever does not say otherwise.
@@ -167,7 +85,24 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid));
+    browsers::told(app, over_tls, &origins).layer(middleware::from_fn_with_state(shared, metrics::count))
+}
+
+/// The one route on the address of metrics. Nobody is asked who they are there.
+fn metrics_router(shared: Arc<Shared>) -> Router {
+    let app = Router::new()
+        .route("/metrics", get(metrics::alone))
+        .fallback(handlers::not_found)
+        .method_not_allowed_fallback(handlers::method_not_allowed)
+        .with_state(Arc::clone(&shared))
+        .layer(middleware::from_fn_with_state(
+            Bounds::of(&shared.options),
+            bounds::check,
+        ))
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(problem::panicked));
+    browsers::told(app, false, &[]).layer(middleware::from_fn_with_state(shared, metrics::count))
 }
 
 /// The span of a request. The query is left out: a cursor says nothing to a reader of logs.

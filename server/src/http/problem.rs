@@ -7,9 +7,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use highwater_shared::{Code, PROBLEM_MEDIA_TYPE, Problem, ResyncReason};
 
-use crate::page::ReadError;
+use super::metrics::Counted;
+use crate::limit::Limit;
+use crate::page::{self, ReadError};
 
-/// What a caller is told to wait before it tries again, in seconds.
+/// What a caller is told to wait before it tries again, in seconds. Within that time one that asks too often
+/// has an allowance again.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// A request that is answered with a problem.
@@ -20,6 +23,8 @@ pub(super) struct Refusal {
     reason: Option<ResyncReason>,
     /// How the caller may say who it is.
     challenge: Option<&'static str>,
+    /// The limit that it has reached, where that is still to be counted.
+    limit: Option<Limit>,
 }
 
 impl Refusal {
@@ -29,7 +34,20 @@ impl Refusal {
             detail,
             reason: None,
             challenge: None,
+            limit: None,
         }
+    }
+
+    /// Says by which limit.
+    pub(super) fn by(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The same, where the limit was counted before.
+    pub(super) fn counted(mut self) -> Self {
+        self.limit = None;
+        self
     }
 
     pub(super) fn with_challenge(mut self, challenge: &'static str) -> Self {
@@ -49,6 +67,7 @@ impl From<ReadError> for Refusal {
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
             ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
+            ReadError::Limit(limit) => Self::new(Code::Unavailable, detail).by(limit),
             ReadError::Postgres(error) => error.into(),
             ReadError::Abandoned => Self::new(Code::Internal, detail),
         }
@@ -60,10 +79,11 @@ impl From<sqlx::Error> for Refusal {
     fn from(error: sqlx::Error) -> Self {
         if is_passing(&error) {
             tracing::warn!(%error, "Postgres is not available");
-            return Self::new(
-                Code::Unavailable,
-                "the database is not available now; try again".to_owned(),
-            );
+            let detail = "the database is not available now; try again".to_owned();
+            return Self {
+                limit: page::limit_of(&error),
+                ..Self::new(Code::Unavailable, detail)
+            };
         }
         tracing::error!(%error, "a page could not be read");
         Self::new(
@@ -87,6 +107,8 @@ fn is_passing(error: &sqlx::Error) -> bool {
             ["08", "40", "53", "55", "57"]
                 .iter()
                 .any(|class| code.starts_with(class))
+                // A transaction that stood still for too long.
+                || code == "25P03"
         }),
         _ => false,
     }
@@ -114,6 +136,10 @@ impl IntoResponse for Refusal {
             let challenge = HeaderValue::from_static(challenge);
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
+        response.extensions_mut().insert(Counted {
+            limit: self.limit,
+            resync: self.reason,
+        });
         response
     }
 }

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::problem::Refusal;
 use crate::cursor::{Cursor, CursorError};
-use crate::page::{PAGE_ROWS, PAGE_ROWS_MAX, Since};
+use crate::page::{PAGE_ROWS, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
 const WAIT_SECONDS_MAX: u64 = 60;
@@ -21,12 +21,12 @@ pub(super) struct Parameters {
     pub(super) wait: Duration,
 }
 
-/// Reads a query string. Parameters that it does not know it passes over.
-pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
+/// Reads a query string, for pages of so many rows at most. Parameters that it does not know it passes over.
+pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameters, Refusal> {
     let mut parameters = Parameters {
         since: Since::Nothing,
         entities: None,
-        limit: PAGE_ROWS,
+        limit: PAGE_ROWS.min(page_rows_max),
         wait: Duration::ZERO,
     };
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -36,7 +36,7 @@ pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
                 .entities
                 .get_or_insert_default()
                 .append(&mut entities(&value)?),
-            "limit" => parameters.limit = limit(&value)?,
+            "limit" => parameters.limit = limit(&value, page_rows_max)?,
             "wait" => parameters.wait = wait(&value)?,
             _ => {}
         }
@@ -86,11 +86,11 @@ fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {
         .collect()
 }
 
-fn limit(value: &str) -> Result<u64, Refusal> {
+fn limit(value: &str, most: u64) -> Result<u64, Refusal> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     match value.parse::<u64>() {
-        Ok(limit) if digits && limit >= 1 => Ok(limit.min(PAGE_ROWS_MAX)),
-        Err(_) if digits => Ok(PAGE_ROWS_MAX),
+        Ok(limit) if digits && limit >= 1 => Ok(limit.min(most)),
+        Err(_) if digits => Ok(most),
         _ => Err(Refusal::new(
             Code::InvalidLimit,
             format!("limit: {value:?} is not a whole number of 1 or more"),
@@ -113,9 +113,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ROWS_MAX: u64 = 100_000;
+
     #[test]
     fn names_may_be_repeated_and_joined() {
-        let parameters = parse(Some("entity=a,b&entity=c%20d&limit=7")).unwrap();
+        let parameters = parse(Some("entity=a,b&entity=c%20d&limit=7"), ROWS_MAX).unwrap();
         let names = ["a", "b", "c d"].map(EntityName::new);
         assert_eq!(parameters.entities.as_deref(), Some(names.as_slice()));
         assert_eq!(parameters.limit, 7);
@@ -130,23 +132,26 @@ mod tests {
             Some("since=1970-01-01T01:00:00+01:00"),
             Some("since=0000-01-01T00:00:00Z"),
         ] {
-            assert_eq!(parse(query).unwrap().since, Since::Nothing, "{query:?}");
+            assert_eq!(parse(query, ROWS_MAX).unwrap().since, Since::Nothing, "{query:?}");
         }
     }
 
     #[test]
     fn a_limit_above_the_maximum_is_lowered() {
+        for above in ["limit=99999999999999999999999", "limit=100001", "limit=100000"] {
+            assert_eq!(parse(Some(above), ROWS_MAX).unwrap().limit, ROWS_MAX);
+        }
         assert_eq!(
-            parse(Some("limit=99999999999999999999999")).unwrap().limit,
-            PAGE_ROWS_MAX
+            parse(None, 10).unwrap().limit,
+            10,
+            "that of the server is no larger"
         );
-        assert_eq!(parse(Some("limit=100001")).unwrap().limit, PAGE_ROWS_MAX);
     }
 
     proptest! {
         #[test]
         fn any_query_is_read_without_panic(query in ".{0,80}") {
-            let _ = parse(Some(&query));
+            let _ = parse(Some(&query), ROWS_MAX);
         }
     }
 }

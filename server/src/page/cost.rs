@@ -12,6 +12,7 @@ use crate::admin::{self, EnableOptions};
 use crate::cursor::{After, Seen, Step};
 use crate::database::Connection;
 use crate::entity::{self, Entity};
+use crate::limit::TransactionBounds;
 use crate::snapshot::{Snapshot, Xid};
 
 /// What a plan may consist of. An incremental sort orders rows of equal dates only.
@@ -98,7 +99,9 @@ async fn touched(connection: &mut PgConnection, select: &str) -> f64 {
 
 /// The rows that each statement touches, with the statement, for a caller who sees these scopes.
 async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(String, f64)> {
-    let mut connection = Connection::acquire(pool).await.unwrap();
+    let mut connection = Connection::acquire(pool, TransactionBounds::default())
+        .await
+        .unwrap();
     let entity = entity(connection.get().unwrap()).await;
     connection.begin(&[&entity.table]).await.unwrap();
     let probed = [(&entity, Probed::Within(all))];

@@ -18,31 +18,22 @@ mod sql;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
 use crate::caller::Caller;
 use crate::cursor::Cursor;
+use crate::database::sqlstate;
+use crate::limit::{Limit, PageBounds};
 
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
-pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, WholePage, tag};
+pub use output::{Output, Piece, Pieces, WholePage, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
 pub(crate) use probe::Probe;
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 50_000;
-
-/// The most rows in a page.
-pub const PAGE_ROWS_MAX: u64 = 100_000;
-
-/// A page ends after the row that reaches this many bytes.
-pub const PAGE_BYTES_MAX: u64 = 32 * 1024 * 1024;
-
-/// A page ends after this time: a slow reader gets less, not nothing, and cannot hold a connection
-/// to Postgres for longer.
-pub const PAGE_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// What the caller has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +64,8 @@ pub struct PageRequest {
     pub caller: Caller,
     /// The most rows wanted.
     pub limit: u64,
-    /// The time after which the page ends where it stands.
-    pub time_max: Duration,
+    /// What bounds the page besides.
+    pub bounds: PageBounds,
     /// The form wanted.
     pub format: Format,
 }
@@ -133,12 +124,36 @@ pub enum ReadError {
     /// 503: not now.
     #[error("{0}")]
     Unavailable(String),
+    /// 503: not now, since the server has as much to do as it may.
+    #[error("{}", .0.told())]
+    Limit(Limit),
     /// 503 or 500: Postgres refused or went away.
     #[error("Postgres could not answer")]
     Postgres(#[from] sqlx::Error),
     /// The caller no longer reads, or reads too slowly.
     #[error("the caller stopped reading")]
     Abandoned,
+}
+
+impl ReadError {
+    /// The limit that was reached, where it was one.
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::Limit(limit) => Some(*limit),
+            Self::Postgres(error) => limit_of(error),
+            _ => None,
+        }
+    }
+}
+
+/// The limit on which Postgres ended a statement or a transaction.
+pub(crate) fn limit_of(error: &sqlx::Error) -> Option<Limit> {
+    match sqlstate(error).as_deref() {
+        // A statement that was cancelled: by its time, or by an administrator, which the code does not tell.
+        Some("57014") => Some(Limit::StatementTimeMax),
+        Some("25P03") => Some(Limit::TransactionIdleTimeMax),
+        _ => None,
+    }
 }
 
 fn resync_detail(reason: ResyncReason) -> &'static str {

@@ -22,9 +22,6 @@ use crate::entity::Entity;
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 
-/// How long a chunk waits for its reader.
-pub const SEND_WAIT_MAX: Duration = Duration::from_mins(1);
-
 /// A page that is at hand from its first byte to its last.
 #[derive(Debug)]
 pub struct WholePage {
@@ -93,8 +90,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Writes to `sender`.
-    pub fn new(format: Format, sender: Sender<Result<Piece, ReadError>>) -> Self {
+    /// Writes to `sender`, whose reader may stand still for `send_wait_max`.
+    pub fn new(format: Format, sender: Sender<Result<Piece, ReadError>>, send_wait_max: Duration) -> Self {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES_FIRST);
         chunk.extend_from_slice(start(format));
         Self {
@@ -103,18 +100,9 @@ impl Output {
             chunk,
             chunk_bytes: CHUNK_BYTES_FIRST,
             written: 0,
-            send_wait_max: SEND_WAIT_MAX,
+            send_wait_max,
             header: None,
             begun: false,
-        }
-    }
-
-    /// Lets a reader stand still for so long.
-    #[must_use]
-    pub fn with_send_wait_max(self, send_wait_max: Duration) -> Self {
-        Self {
-            send_wait_max,
-            ..self
         }
     }
 

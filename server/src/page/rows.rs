@@ -7,14 +7,16 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::sql::{Layout, Order, Statement};
-use super::{Output, PAGE_BYTES_MAX, ReadError};
+use super::{Output, ReadError};
 use crate::cursor::After;
+use crate::limit::Limit;
 
 /// What of a page is still allowed, and what it has come to.
 #[derive(Debug)]
 pub(super) struct Budget {
     pub(super) rows_left: u64,
     pub(super) rows: u64,
+    pub(super) bytes_max: u64,
     /// When the page is to end.
     pub(super) until: Instant,
     /// The newest `changed_date` so far, as Postgres prints it: its order is that of its text.
@@ -28,9 +30,9 @@ pub(super) enum End {
     Complete,
     /// There are more, the page is full.
     Full,
-    /// There are more, the page is full, and the statement was left in the middle: the
+    /// There are more, the page is full by this limit, and the statement was left in the middle: the
     /// connection is of no further use.
-    Abandoned,
+    Abandoned(Limit),
 }
 
 /// Runs the statement and passes its lines on until they end or the budget does. Returns also
@@ -47,8 +49,12 @@ pub(super) async fn pass(
     let mut end = End::Complete;
     let mut late = false;
     while let Some(message) = lines.try_next().await? {
-        if out.written() >= PAGE_BYTES_MAX || late {
-            end = End::Abandoned;
+        if late || out.written() >= budget.bytes_max {
+            end = End::Abandoned(if late {
+                Limit::PageTimeMax
+            } else {
+                Limit::PageBytesMax
+            });
             break;
         }
         if budget.rows_left == 0 {

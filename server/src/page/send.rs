@@ -7,10 +7,11 @@ use super::open::{Delta, OpenPage, ScopeDelta};
 use super::plan::{Part, Plan};
 use super::rows::{self, Budget, End};
 use super::sql::{self, InScope, Range};
-use super::{Output, PAGE_ROWS_MAX, ReadError, Since};
+use super::{Output, ReadError, Since};
 use crate::cursor::{After, Cursor, Lsn, Position, Pull, Seen, Step};
 use crate::database::sqlstate;
 use crate::entity::Entity;
+use crate::limit::Limit;
 use crate::node::Node;
 use crate::samples::Samples;
 use crate::snapshot::Xid;
@@ -18,31 +19,54 @@ use crate::snapshot::Xid;
 impl OpenPage {
     /// Sends the page to its end, or to where it fails: then its reader sees it cut off.
     pub async fn send(mut self, node: &Node, samples: &Samples, mut out: Output) {
-        let result = match self.send_rows(&mut out).await {
-            Ok((full, budget, abandoned)) => self
-                .close(node, abandoned)
-                .await
-                .map(|()| self.trailer(full, &budget, samples)),
+        let bounds = self.request.bounds;
+        let mut budget = Budget {
+            rows_left: self.request.limit.max(1),
+            rows: 0,
+            bytes_max: bounds.bytes_max,
+            until: Instant::now() + bounds.time_max,
+            newest: Vec::new(),
+        };
+        let mut begun = Vec::new();
+        let sent = self.send_rows(&mut budget, &mut begun, &mut out).await;
+        self.count(node, &begun, &budget, &out);
+        let result = match sent {
+            Ok(full) => self.close(node, full.as_ref()).await.map(|()| {
+                let position = full.map(|(position, _)| position);
+                self.trailer(position, &budget, samples)
+            }),
             Err(error) => Err(error),
         };
         match result {
             Ok(trailer) => out.finish(&trailer).await,
-            Err(error) => out.fail(error),
+            Err(error) => {
+                if let Some(limit) = error.limit() {
+                    node.metrics.reached(limit);
+                }
+                out.fail(error);
+            }
         }
+        let format = self.request.format;
+        node.metrics.page_read(format, self.moment.taken.elapsed());
     }
 
-    /// Sends rows until they end or the page is full, and then tells where.
-    async fn send_rows(&mut self, out: &mut Output) -> Result<(Option<Position>, Budget, bool), ReadError> {
-        let mut budget = Budget {
-            rows_left: self.request.limit.clamp(1, PAGE_ROWS_MAX),
-            rows: 0,
-            until: Instant::now() + self.request.time_max,
-            newest: Vec::new(),
-        };
+    /// Sends rows until they end or the page is full, and then tells where and how. `begun` is told of
+    /// each part where it begins.
+    async fn send_rows(
+        &mut self,
+        budget: &mut Budget,
+        begun: &mut Vec<Begun>,
+        out: &mut Output,
+    ) -> Result<Option<(Position, End)>, ReadError> {
         for part in &self.plan.parts {
             let Some(entity) = self.entities.get(part.entity) else {
                 continue;
             };
+            begun.push(Begun {
+                entity: part.entity,
+                rows: budget.rows,
+                bytes: out.written(),
+            });
             let number = entity.covered.number;
             let all = self.limits.of(number);
             for (step, scopes) in steps(part, self.delta.get(&number), all) {
@@ -78,7 +102,7 @@ impl OpenPage {
                         };
                         let statement = sql::statement(part, self.request.format, budget.rows_left + 1);
                         let connection = self.connection.get()?;
-                        let (end, last) = rows::pass(connection, &statement, &mut budget, out)
+                        let (end, last) = rows::pass(connection, &statement, budget, out)
                             .await
                             .map_err(|error| blame(error, entity, step, after))?;
                         at = last.or(at);
@@ -90,20 +114,43 @@ impl OpenPage {
                                 scope: place_number,
                                 after: at,
                             };
-                            return Ok((Some(position), budget, end == End::Abandoned));
+                            return Ok(Some((position, end)));
                         }
                     }
                 }
                 out.end_block().await?;
             }
         }
-        Ok((None, budget, false))
+        Ok(None)
+    }
+
+    /// Counts what was sent of each entity, by where the parts of the page began.
+    fn count(&self, node: &Node, begun: &[Begun], budget: &Budget, out: &Output) {
+        let ends = begun.iter().skip(1).map(|next| (next.rows, next.bytes));
+        let ends = ends.chain([(budget.rows, out.written())]);
+        for (begun, (rows, bytes)) in begun.iter().zip(ends) {
+            let (rows, bytes) = (rows - begun.rows, bytes - begun.bytes);
+            if bytes > 0
+                && let Some(entity) = self.entities.get(begun.entity)
+            {
+                let format = self.request.format;
+                node.metrics.entity_read(&entity.name, format, rows, bytes);
+            }
+        }
     }
 
     /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
-    async fn close(&mut self, node: &Node, abandoned: bool) -> Result<(), ReadError> {
+    async fn close(&mut self, node: &Node, full: Option<&(Position, End)>) -> Result<(), ReadError> {
         let mut connection = std::mem::take(&mut self.connection);
-        if abandoned {
+        let limit = match full {
+            Some((_, End::Abandoned(limit))) => Some(*limit),
+            Some((_, End::Full)) => Some(Limit::PageRowsMax),
+            Some((_, End::Complete)) | None => None,
+        };
+        if let Some(limit) = limit {
+            node.metrics.reached(limit);
+        }
+        if matches!(full, Some((_, End::Abandoned(_)))) {
             // Let go of first: a page that held one connection while it waits for another could
             // wait for ever in a full pool.
             drop(connection);
@@ -176,6 +223,15 @@ impl OpenPage {
             entities: self.entities.iter().map(|entity| entity.name.clone()).collect(),
         }
     }
+}
+
+/// Where a part of a page begins.
+struct Begun {
+    /// The place of its entity.
+    entity: usize,
+    /// What had been sent before.
+    rows: u64,
+    bytes: u64,
 }
 
 /// What a step walks: ranges, by the place of their scope.

@@ -9,10 +9,12 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Asked, Format, Opened, Output, PAGE_ROWS, PAGE_TIME_MAX, PageRequest, ReadError, Since};
+use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Since};
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
+use crate::database::Connection;
+use crate::limit::{Limit, PageBounds, TransactionBounds};
 use crate::node::Node;
 use crate::samples::Samples;
 
@@ -26,7 +28,10 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
         entities: Asked::All,
         caller: Caller::anyone(),
         limit: PAGE_ROWS,
-        time_max: 5 * PAUSE,
+        bounds: PageBounds {
+            time_max: 5 * PAUSE,
+            ..PageBounds::default()
+        },
         format: Format::Json,
     };
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
@@ -35,7 +40,7 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     let (sender, mut chunks) = mpsc::channel(1);
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let output = Output::new(Format::Json, sender);
+        let output = Output::new(Format::Json, sender, PageBounds::default().send_wait_max);
         page.send(&node, &Samples::default(), output).await;
     });
     let mut body = Vec::new();
@@ -98,14 +103,17 @@ async fn stand_still(node: &Node, limit: u64) {
         entities: Asked::All,
         caller: Caller::anyone(),
         limit,
-        time_max: PAGE_TIME_MAX,
+        bounds: PageBounds {
+            send_wait_max: PAUSE,
+            ..PageBounds::default()
+        },
         format: Format::Json,
     };
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
         panic!("this is a primary");
     };
     let (sender, mut chunks) = mpsc::channel(1);
-    let output = Output::new(Format::Json, sender).with_send_wait_max(PAUSE);
+    let output = Output::new(Format::Json, sender, PAUSE);
     let samples = Samples::default();
     let sent = page.send(node, &samples, output);
     let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
@@ -113,4 +121,37 @@ async fn stand_still(node: &Node, limit: u64) {
     assert!(chunks.recv().await.unwrap().is_ok());
     assert!(matches!(chunks.recv().await, Some(Err(ReadError::Abandoned))));
     assert!(chunks.recv().await.is_none());
+}
+
+/// Postgres ends the transaction then, and the page is one that may be asked for again.
+#[tokio::test]
+async fn a_transaction_that_stands_still_is_ended() {
+    let database = Database::create("idle").await.unwrap();
+    let pool = database.pool().await.unwrap();
+    let bounds = TransactionBounds {
+        idle_time_max: PAUSE,
+        ..TransactionBounds::default()
+    };
+    let mut connection = Connection::acquire(&pool, bounds).await.unwrap();
+    connection.begin(&[]).await.unwrap();
+    let process: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(connection.get().unwrap())
+        .await
+        .unwrap();
+    let ended = async {
+        let there = "select exists (select from pg_stat_activity where pid = $1)";
+        while sqlx::query_scalar(there)
+            .bind(process)
+            .fetch_one(&pool)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    ended.expect("Postgres ends it");
+    let statement = sqlx::query("select 1").execute(connection.get().unwrap()).await;
+    let error = ReadError::from(statement.unwrap_err());
+    assert_eq!(error.limit(), Some(Limit::TransactionIdleTimeMax), "{error:?}");
 }

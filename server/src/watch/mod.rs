@@ -52,6 +52,8 @@ pub struct Watcher {
     /// How often a look was asked for.
     asked: AtomicU64,
     looks: watch::Sender<Look>,
+    /// When the last look began that succeeded.
+    looked: Mutex<Option<Instant>>,
     wanted: Notify,
     /// Those who wait, by the entities that they wait for: nobody else is woken.
     groups: Mutex<HashMap<Group, watch::Sender<Option<Arc<View>>>>>,
@@ -79,8 +81,11 @@ impl Watcher {
             let asked = self.asked.load(Ordering::SeqCst);
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let began = Instant::now();
-            match self.look(node, &mut connection, last.as_ref()).await {
+            let looked = self.look(node, &mut connection, last.as_ref()).await;
+            node.metrics.looked(looked.is_ok(), began.elapsed());
+            match looked {
                 Ok(view) => {
+                    *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
                     failing = false;
                     // Told first: whoever joins a group after it was woken finds the look.
                     self.looks.send_replace(Look {
@@ -117,6 +122,11 @@ impl Watcher {
     /// What the last look has shown.
     pub fn latest(&self) -> Option<Arc<View>> {
         self.looks.borrow().view.clone()
+    }
+
+    /// When the last look began that succeeded.
+    pub fn looked(&self) -> Option<Instant> {
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a look shows that is begun after this was called; `None` where none can be had.

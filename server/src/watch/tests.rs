@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
+use crate::limit::PageBounds;
 use crate::page::{Format, PageRequest, Since};
 use highwater_shared::Timestamp;
 use sqlx::{Connection as _, PgConnection};
@@ -106,7 +107,7 @@ async fn who_asks_as_another_did_is_answered_the_same_and_with_the_date_of_now()
             entities: Asked::All,
             caller: Caller::anyone(),
             limit: 1,
-            time_max: IDLE_TICK,
+            bounds: PageBounds::default(),
             format: Format::Json,
         };
         let samples = &watching.watcher.samples;

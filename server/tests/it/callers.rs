@@ -90,6 +90,25 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     value.map_or("", |value| value.to_str().unwrap())
 }
 
+/// They tell of all entities and all scopes, and a key is for some.
+#[tokio::test]
+async fn metrics_are_for_nobody_who_is_asked_who_it_is() {
+    let asking = Asking::start().await;
+    let key = asking.key(None).await;
+    assert_eq!(
+        asking.server.get("/metrics").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let refused = asking.server.get_by("/metrics", &key).await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["code"], "forbidden");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("--metrics-listen"),
+        "{problem}"
+    );
+}
+
 #[tokio::test]
 async fn who_does_not_say_who_it_is_gets_nothing() {
     let asking = Asking::start().await;

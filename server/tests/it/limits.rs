@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
+use highwater_server::limit::PageBounds;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -76,6 +77,7 @@ async fn heads_that_come_slowly_are_ended_while_others_are_served() {
         assert_eq!(found, b"", "{begin:?}");
         writing.abort();
     }
+    server.until_reached("header_time_max", 3).await;
 }
 
 #[tokio::test]
@@ -158,9 +160,13 @@ async fn bodies_are_not_read_however_long_they_are() {
     const SENT_MAX: usize = 64 * 1024 * 1024;
     let (_rig, server) = served(SMALL, ServeOptions::default()).await;
     let chunk = "x".repeat(65_536);
-    for (header, piece) in [
-        ("content-length: 10000000000", chunk.clone()),
-        ("transfer-encoding: chunked", format!("10000\r\n{chunk}\r\n")),
+    for (header, piece, status) in [
+        ("content-length: 10000000000", chunk.clone(), "413"),
+        (
+            "transfer-encoding: chunked",
+            format!("10000\r\n{chunk}\r\n"),
+            "200",
+        ),
     ] {
         let caller = TcpStream::connect(server.address).await.unwrap();
         let (mut reader, mut writer) = caller.into_split();
@@ -168,7 +174,7 @@ async fn bodies_are_not_read_however_long_they_are() {
         writer.write_all(head.as_bytes()).await.unwrap();
         let mut answer = [0; 12];
         reader.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"));
         let mut sent = 0;
         while sent < SENT_MAX {
             let written = tokio::time::timeout(PATIENCE, writer.write_all(piece.as_bytes()));
@@ -179,6 +185,45 @@ async fn bodies_are_not_read_however_long_they_are() {
             }
         }
         assert!(sent < SENT_MAX, "{header}: {sent} bytes were taken");
+    }
+}
+
+/// What a problem says that refuses a request for its size.
+async fn problem(response: reqwest::Response) -> (u16, String) {
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert!(response.headers().contains_key("x-request-id"));
+    let problem: Value = response.json().await.unwrap();
+    assert_eq!(problem["status"], status);
+    (status, problem["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_request_that_says_too_much_is_told_what_was_too_large() {
+    let options = ServeOptions {
+        url_bytes_max: 2_000,
+        header_bytes_max: 10_000,
+        body_bytes_max: 100,
+        ..ServeOptions::default()
+    };
+    let (_rig, server) = served(SMALL, options).await;
+    let url = |bytes: usize| format!("http://{}/healthz?{}", server.address, "x".repeat(bytes));
+    for caller in [reqwest::Client::new(), http2()] {
+        let ask = async |request: reqwest::RequestBuilder| request.send().await.unwrap();
+        assert_eq!(ask(caller.get(url(1_900))).await.status(), 200);
+        let long = ask(caller.get(url(2_000))).await;
+        assert_eq!(problem(long).await, (414, "url_too_long".to_owned()));
+        let with_header = |bytes| caller.get(url(0)).header("x-long", "x".repeat(bytes));
+        assert_eq!(ask(with_header(9_000)).await.status(), 200);
+        let large = ask(with_header(10_000)).await;
+        assert_eq!(problem(large).await, (431, "head_too_large".to_owned()));
+        let with_body = |bytes| caller.get(url(0)).body("x".repeat(bytes));
+        assert_eq!(ask(with_body(100)).await.status(), 200);
+        let large = ask(with_body(101)).await;
+        assert_eq!(problem(large).await, (413, "body_too_large".to_owned()));
+    }
+    for limit in ["url_bytes_max", "header_bytes_max", "body_bytes_max"] {
+        server.until_reached(limit, 2).await;
     }
 }
 
@@ -209,6 +254,8 @@ async fn no_more_connections_are_taken_than_may_be_open() {
     assert!(!answered(&mut third, Duration::from_millis(300)).await);
     drop(first);
     assert!(answered(&mut third, PATIENCE).await);
+    drop((second, third));
+    server.until_reached("connections_max", 1).await;
 }
 
 /// As `overload` has it of HTTP/1.1, where the system notices that nothing is taken.
@@ -216,7 +263,10 @@ async fn no_more_connections_are_taken_than_may_be_open() {
 async fn with_http2_too_a_caller_that_never_reads_holds_nothing_for_ever() {
     let options = ServeOptions {
         requests_max: 1,
-        send_wait_max: SHORT,
+        page: PageBounds {
+            send_wait_max: SHORT,
+            ..PageBounds::default()
+        },
         ..ServeOptions::default()
     };
     let (_rig, server) = served(LARGE, options).await;
@@ -236,6 +286,7 @@ async fn with_http2_too_a_caller_that_never_reads_holds_nothing_for_ever() {
     tokio::time::timeout(PATIENCE, freed)
         .await
         .expect("its turn is free");
+    server.until_reached("send_wait_max", 1).await;
     // What it finds when it reads at last does not pass for a page.
     let rest = async {
         loop {

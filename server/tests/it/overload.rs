@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
+use highwater_server::limit::PageBounds;
 use highwater_testbed::{Cluster, Profile};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
@@ -194,7 +195,10 @@ async fn a_caller_that_never_reads_holds_nothing_for_ever() {
     let rig = rig(LARGE).await;
     let options = ServeOptions {
         requests_max: 1,
-        send_wait_max: Duration::from_millis(300),
+        page: PageBounds {
+            send_wait_max: Duration::from_millis(300),
+            ..PageBounds::default()
+        },
         ..ServeOptions::default()
     };
     let server = server(&rig, 2, PATIENCE, options).await;
@@ -231,7 +235,10 @@ async fn a_caller_that_never_reads_holds_nothing_for_ever() {
 async fn the_connection_of_a_caller_that_never_reads_is_ended() {
     let rig = rig(LARGE).await;
     let options = ServeOptions {
-        send_wait_max: Duration::from_millis(300),
+        page: PageBounds {
+            send_wait_max: Duration::from_millis(300),
+            ..PageBounds::default()
+        },
         ..ServeOptions::default()
     };
     let server = Served::start_with(&rig.pool, options).await;

@@ -1,9 +1,10 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
+use highwater_server::{Listeners, ServeOptions};
 pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
 use serde_json::Value;
@@ -88,16 +89,28 @@ impl Served {
     }
 
     pub(crate) async fn start_with(pool: &PgPool, options: ServeOptions) -> Self {
+        Self::listen(pool, options, None).await
+    }
+
+    /// Starts with metrics on an address of their own.
+    pub(crate) async fn start_apart(pool: &PgPool) -> (Self, SocketAddr) {
+        let metrics = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = metrics.local_addr().expect("an address");
+        let server = Self::listen(pool, ServeOptions::default(), Some(metrics)).await;
+        (server, address)
+    }
+
+    async fn listen(pool: &PgPool, options: ServeOptions, metrics: Option<TcpListener>) -> Self {
         // What the server logs shows with a test that fails.
         let log = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
             .with_test_writer();
         let _ = log.try_init();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let address = listener.local_addr().expect("an address");
+        let callers = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = callers.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         tokio::spawn(highwater_server::serve(
-            listener,
+            Listeners { callers, metrics },
             pool.clone(),
             options,
             shutdown.clone(),
@@ -131,6 +144,27 @@ impl Served {
         let url = format!("http://{}{path}", self.address);
         let request = self.http.get(url).header("authorization", authorization);
         request.send().await.expect("a response")
+    }
+
+    /// What `/metrics` says of one series, written with its labels; `None` where it is not there.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.get("/metrics").await.text().await.expect("a body");
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map(|value| value.parse().expect("a number"))
+    }
+
+    /// Waits until a limit was reached so often, by the server's own count.
+    pub(crate) async fn until_reached(&self, limit: &str, times: u32) {
+        let series = format!("highwater_limits_reached_total{{limit=\"{limit}\"}}");
+        let counted = async {
+            while self.metric(&series).await.expect("each limit is counted") < f64::from(times) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let counted = tokio::time::timeout(Duration::from_secs(30), counted).await;
+        counted.unwrap_or_else(|_| panic!("{limit} was not reached {times} times"));
     }
 
     /// GETs a page that must be there.
