@@ -8,6 +8,7 @@ mod callers;
 mod connection;
 mod handlers;
 mod listen;
+mod openapi;
 mod options;
 mod problem;
 mod query;
@@ -21,6 +22,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
 use axum::routing::get;
+use bytes::Bytes;
 use highwater_shared::SOURCE_HEADER;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -57,6 +59,8 @@ struct Shared {
     pages: SharedPages,
     turns: Turns,
     options: ServeOptions,
+    /// The body of `GET /openapi.json`.
+    document: Bytes,
     shutdown: CancellationToken,
 }
 
@@ -107,6 +111,7 @@ pub async fn serve(
         watcher: Arc::default(),
         pages: SharedPages::default(),
         turns: Turns::new(options.requests_max, options.waiting_max),
+        document: openapi::document(options.authenticator.is_some()),
         options,
         shutdown: shutdown.clone(),
     });
@@ -147,6 +152,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
         ))
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
+        .route("/openapi.json", get(handlers::openapi))
         .fallback(handlers::not_found)
         .method_not_allowed_fallback(handlers::method_not_allowed)
         .with_state(shared)

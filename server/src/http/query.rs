@@ -10,7 +10,7 @@ use crate::cursor::{Cursor, CursorError};
 use crate::page::{PAGE_ROWS, PAGE_ROWS_MAX, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
-const WAIT_SECONDS_MAX: u64 = 60;
+pub(super) const WAIT_SECONDS_MAX: u64 = 60;
 
 /// The parameters of `GET /changes`.
 #[derive(Debug, PartialEq, Eq)]

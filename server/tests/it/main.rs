@@ -20,6 +20,7 @@ mod formats;
 mod identity;
 mod limits;
 mod live;
+mod openapi;
 mod overload;
 mod problems;
 mod program;

@@ -1,0 +1,187 @@
+//! `GET /openapi.json`: the interface for programs that make clients, tests or pages of it.
+//!
+//! Schemas are those of the types that the handlers send, bounds are the constants that they
+//! check, and statuses follow from the codes that a route may answer with.
+
+mod answers;
+mod parameters;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use highwater_shared::{
+    BlockHeader, COPY_MEDIA_TYPE, Changes, Code, EntityList, JSON_MEDIA_TYPE, Problem, Trailer,
+};
+use utoipa::ToSchema;
+use utoipa::openapi::path::{OperationBuilder, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, HttpMethod, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder,
+    PathsBuilder, Ref, RefOr, Schema, Type,
+};
+
+use self::answers::{Answers, text};
+
+/// How a caller says who it is.
+const BEARER: &str = "bearer";
+
+const ABOUT: &str = "What changed in Postgres tables since a cursor, exactly. How a pull goes, what `reset` means and how \
+     values are written is told in docs/protocol.md. Every error is a problem (RFC 9457) with a `code` for \
+     programs; every other path is answered with 404 `not_found`, and every other method than GET and HEAD \
+     with 405 `method_not_allowed`. On an address that takes TLS only, a plain request gets 426 \
+     `tls_required`.";
+
+/// What every route but `/changes` may answer with, whoever asks.
+const OF_ALL: &[Code] = &[Code::TlsRequired, Code::Internal];
+
+/// The document of a server, which asks its callers who they are or does not.
+pub(super) fn document(asks_callers: bool) -> Bytes {
+    // It cannot fail: all keys are text, and no number is beyond those of JSON.
+    Bytes::from(serde_json::to_vec(&openapi(asks_callers)).unwrap_or_default())
+}
+
+fn openapi(asks_callers: bool) -> OpenApi {
+    let mut schemas = Vec::new();
+    add::<Changes>(&mut schemas);
+    add::<EntityList>(&mut schemas);
+    add::<Problem>(&mut schemas);
+    // The lines of a page in COPY blocks that are JSON.
+    add::<BlockHeader>(&mut schemas);
+    add::<Trailer>(&mut schemas);
+    let components = ComponentsBuilder::new().schemas_from_iter(schemas);
+    let components = answers::headers(parameters::schemas(components));
+    let asks = if asks_callers {
+        Asks::Callers
+    } else {
+        Asks::NobodyHere
+    };
+    let paths = PathsBuilder::new()
+        .path("/changes", get(changes(), asks))
+        .path("/entities", get(entities(), asks))
+        .path("/healthz", get(healthz(), Asks::Nobody))
+        .path("/readyz", get(readyz(), Asks::Nobody))
+        .path("/openapi.json", get(itself(), Asks::Nobody));
+    let license = LicenseBuilder::new()
+        .name(env!("CARGO_PKG_LICENSE"))
+        .identifier(Some(env!("CARGO_PKG_LICENSE")));
+    let info = InfoBuilder::new()
+        .title("Highwater")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(ABOUT))
+        .license(Some(license.build()));
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "An API key, or a token (JWT), of a server that asks who calls.",
+        ));
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths)
+        .components(Some(
+            components
+                .security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
+                .build(),
+        ))
+        .build()
+}
+
+/// Adds the schema of a type, and those of the types in it.
+fn add<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
+}
+
+/// Who may ask.
+#[derive(Clone, Copy)]
+enum Asks {
+    /// Everybody, and a credential is not looked at.
+    Nobody,
+    /// Everybody, since this server has no keys to know callers by.
+    NobodyHere,
+    /// Whoever is known.
+    Callers,
+}
+
+fn get(operation: OperationBuilder, asks: Asks) -> PathItem {
+    let bearer = SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, []);
+    let operation = match asks {
+        Asks::Nobody => operation.securities(Some([])),
+        Asks::NobodyHere => operation.securities(Some([SecurityRequirement::default(), bearer])),
+        Asks::Callers => operation.securities(Some([bearer])),
+    };
+    PathItem::new(HttpMethod::Get, operation)
+}
+
+fn changes() -> OperationBuilder {
+    let blocks = ObjectBuilder::new().schema_type(Type::String).description(Some(
+        "Lines: of each block a `BlockHeader`, rows as Postgres' `COPY` prints them, and `\\.`; at the end a \
+             `Trailer`. Without that the body is incomplete, and nothing of it may be kept.",
+    ));
+    let forms = [
+        (JSON_MEDIA_TYPE, Ref::from_schema_name("Changes").into()),
+        (COPY_MEDIA_TYPE, blocks.into()),
+    ];
+    let answers = Answers::new()
+        .page("200", "A page.", forms)
+        .page(
+            "304",
+            "The page that `If-None-Match` names is the one there would be.",
+            [],
+        )
+        .problems(&[
+            Code::InvalidSince,
+            Code::InvalidLimit,
+            Code::InvalidWait,
+            Code::InvalidEntity,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::UnknownEntity,
+            Code::NotAcceptable,
+            Code::ResyncRequired,
+            Code::Unavailable,
+        ])
+        .problems(OF_ALL);
+    parameters::of_changes(operation(
+        "changes",
+        "What changed since a cursor or a date: one page of a pull.",
+    ))
+    .responses(answers.build())
+}
+
+fn entities() -> OperationBuilder {
+    let list = (JSON_MEDIA_TYPE, Ref::from_schema_name("EntityList").into());
+    let answers = Answers::new()
+        .answer("200", "The entities.", [list])
+        .problems(&[Code::Unauthenticated, Code::Unavailable])
+        .problems(OF_ALL);
+    operation("entities", "Every entity that the caller may read, by name.").responses(answers.build())
+}
+
+fn healthz() -> OperationBuilder {
+    let answers = Answers::new()
+        .answer("200", "It does.", [text("ok\n")])
+        .problems(OF_ALL);
+    operation("healthz", "Whether the process answers.").responses(answers.build())
+}
+
+fn readyz() -> OperationBuilder {
+    let answers = Answers::new()
+        .answer("200", "It can.", [text("ready\n")])
+        .problems(&[Code::Unavailable])
+        .problems(OF_ALL);
+    operation("readyz", "Whether it can answer from the database too.").responses(answers.build())
+}
+
+fn itself() -> OperationBuilder {
+    let object = ObjectBuilder::new().schema_type(Type::Object);
+    let answers = Answers::new()
+        .answer("200", "The document.", [(JSON_MEDIA_TYPE, object.into())])
+        .problems(OF_ALL);
+    operation("openapi", "This document.").responses(answers.build())
+}
+
+fn operation(id: &str, summary: &str) -> OperationBuilder {
+    OperationBuilder::new()
+        .operation_id(Some(id))
+        .summary(Some(summary))
+}
