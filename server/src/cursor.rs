@@ -18,8 +18,9 @@ use codec::{Reader, Writer};
 /// Version of the binary form.
 const VERSION: u8 = 1;
 
-/// The longest cursor that is looked at, in characters.
-pub const CURSOR_CHARS_MAX: usize = 64 * 1024;
+/// The longest cursor that is looked at, in characters: an address has up to 64 KiB, and more stands in
+/// it than a cursor.
+pub const CURSOR_CHARS_MAX: usize = 60 * 1024;
 
 /// A position in the write-ahead log, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

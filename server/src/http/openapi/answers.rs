@@ -45,8 +45,11 @@ const HEADERS: [(&str, &str, &str); 7] = [
 /// What every answer says.
 const OF_ALL: &[&str] = &[SOURCE_HEADER, "x-request-id", "cache-control"];
 
+/// What a page says besides.
+const OF_PAGES: &[&str] = &["vary", "etag"];
+
 /// A form of an answer: its media type, and what is in it.
-type Form = (&'static str, RefOr<Schema>);
+pub(super) type Form = (&'static str, RefOr<Schema>);
 
 /// The answers of a route.
 #[derive(Default)]
@@ -57,18 +60,21 @@ pub(super) struct Answers {
 }
 
 impl Answers {
+    /// Those that every route has.
     pub(super) fn new() -> Self {
+        let unread = |what: &str| ResponseBuilder::new().description(format!("{what}. Without a body."));
         Self::default()
+            .add("414", unread("The address is longer than 64 KiB"))
+            .add(
+                "431",
+                unread("The head of the request is larger than the server takes"),
+            )
+            .problems(&[Code::TlsRequired, Code::Internal])
     }
 
-    /// An answer without a fault.
-    pub(super) fn answer(self, status: &str, about: &str, forms: impl IntoIterator<Item = Form>) -> Self {
-        self.with(status, about, &[], forms)
-    }
-
-    /// An answer that caches may keep.
-    pub(super) fn page(self, status: &str, about: &str, forms: impl IntoIterator<Item = Form>) -> Self {
-        self.with(status, about, &["vary", "etag"], forms)
+    pub(super) fn add(mut self, status: &str, answer: ResponseBuilder) -> Self {
+        self.answers = self.answers.response(status, answer.build());
+        self
     }
 
     /// Problems with these codes.
@@ -89,31 +95,42 @@ impl Answers {
             let names: Vec<String> = codes.iter().map(|code| format!("`{}`", name(*code))).collect();
             let about = format!("A problem with the code {}.", names.join(", "));
             let form = (PROBLEM_MEDIA_TYPE, problem(status, &codes));
-            self = self.with(&status.to_string(), &about, more, [form]);
+            self = self.add(&status.to_string(), with(&about, more, [form]));
         }
         self.answers.build()
     }
+}
 
-    fn with(
-        mut self,
-        status: &str,
-        about: &str,
-        headers: &[&str],
-        forms: impl IntoIterator<Item = Form>,
-    ) -> Self {
-        let mut response = ResponseBuilder::new().description(about);
-        for (header, component, _) in HEADERS {
-            if OF_ALL.contains(&header) || headers.contains(&header) {
-                let header_ref = Ref::new(format!("#/components/headers/{component}"));
-                response = response.header_ref(header, header_ref);
-            }
+/// An answer in these forms.
+pub(super) fn answer(about: &str, forms: impl IntoIterator<Item = Form>) -> ResponseBuilder {
+    with(about, &[], forms)
+}
+
+/// An answer that caches may keep.
+pub(super) fn page(about: &str, forms: impl IntoIterator<Item = Form>) -> ResponseBuilder {
+    with(about, OF_PAGES, forms)
+}
+
+/// An answer in plain text that is always the same.
+pub(super) fn text(about: &str, says: &str) -> ResponseBuilder {
+    let schema = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some([says]));
+    answer(about, [("text/plain", schema.into())])
+}
+
+fn with(about: &str, headers: &[&str], forms: impl IntoIterator<Item = Form>) -> ResponseBuilder {
+    let mut response = ResponseBuilder::new().description(about);
+    for (header, component, _) in HEADERS {
+        if OF_ALL.contains(&header) || headers.contains(&header) {
+            let component = Ref::new(format!("#/components/headers/{component}"));
+            response = response.header_ref(header, component);
         }
-        for (media_type, schema) in forms {
-            response = response.content(media_type, ContentBuilder::new().schema(Some(schema)).build());
-        }
-        self.answers = self.answers.response(status, response.build());
-        self
     }
+    for (media_type, schema) in forms {
+        response = response.content(media_type, ContentBuilder::new().schema(Some(schema)).build());
+    }
+    response
 }
 
 /// The headers that the answers refer to.
@@ -133,14 +150,6 @@ pub(super) fn headers(components: ComponentsBuilder) -> ComponentsBuilder {
                 .description(Some(*about));
             components.header(*component, header.build())
         })
-}
-
-/// An answer in plain text that is always the same.
-pub(super) fn text(says: &str) -> Form {
-    let schema = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some([says]));
-    ("text/plain", schema.into())
 }
 
 /// A problem of this status, and with one of these codes.

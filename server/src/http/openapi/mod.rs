@@ -13,6 +13,7 @@ use highwater_shared::{
     BlockHeader, COPY_MEDIA_TYPE, Changes, Code, EntityList, JSON_MEDIA_TYPE, Problem, Trailer,
 };
 use utoipa::ToSchema;
+use utoipa::openapi::link::LinkBuilder;
 use utoipa::openapi::path::{OperationBuilder, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
@@ -20,7 +21,7 @@ use utoipa::openapi::{
     PathsBuilder, Ref, RefOr, Schema, Type,
 };
 
-use self::answers::{Answers, text};
+use self::answers::{Answers, Form};
 
 /// How a caller says who it is.
 const BEARER: &str = "bearer";
@@ -30,9 +31,6 @@ const ABOUT: &str = "What changed in Postgres tables since a cursor, exactly. Ho
      programs; every other path is answered with 404 `not_found`, and every other method than GET and HEAD \
      with 405 `method_not_allowed`. On an address that takes TLS only, a plain request gets 426 \
      `tls_required`.";
-
-/// What every route but `/changes` may answer with, whoever asks.
-const OF_ALL: &[Code] = &[Code::TlsRequired, Code::Internal];
 
 /// The document of a server, which asks its callers who they are or does not.
 pub(super) fn document(asks_callers: bool) -> Bytes {
@@ -117,16 +115,19 @@ fn changes() -> OperationBuilder {
         "Lines: of each block a `BlockHeader`, rows as Postgres' `COPY` prints them, and `\\.`; at the end a \
              `Trailer`. Without that the body is incomplete, and nothing of it may be kept.",
     ));
-    let forms = [
+    let forms: [Form; 2] = [
         (JSON_MEDIA_TYPE, Ref::from_schema_name("Changes").into()),
         (COPY_MEDIA_TYPE, blocks.into()),
     ];
+    let next = LinkBuilder::new()
+        .operation_id("changes")
+        .parameter("since", "$response.body#/next")
+        .description("The next page while `more` is true; after that, what has changed since.");
     let answers = Answers::new()
-        .page("200", "A page.", forms)
-        .page(
+        .add("200", answers::page("A page.", forms).link("next", next.build()))
+        .add(
             "304",
-            "The page that `If-None-Match` names is the one there would be.",
-            [],
+            answers::page("The page is still the one that `If-None-Match` names.", []),
         )
         .problems(&[
             Code::InvalidSince,
@@ -139,44 +140,40 @@ fn changes() -> OperationBuilder {
             Code::NotAcceptable,
             Code::ResyncRequired,
             Code::Unavailable,
-        ])
-        .problems(OF_ALL);
-    parameters::of_changes(operation(
+        ]);
+    let operation = operation(
         "changes",
         "What changed since a cursor or a date: one page of a pull.",
-    ))
-    .responses(answers.build())
+    );
+    parameters::of_changes(operation).responses(answers.build())
 }
 
 fn entities() -> OperationBuilder {
     let list = (JSON_MEDIA_TYPE, Ref::from_schema_name("EntityList").into());
     let answers = Answers::new()
-        .answer("200", "The entities.", [list])
-        .problems(&[Code::Unauthenticated, Code::Unavailable])
-        .problems(OF_ALL);
+        .add("200", answers::answer("The entities.", [list]))
+        .problems(&[Code::Unauthenticated, Code::Unavailable]);
     operation("entities", "Every entity that the caller may read, by name.").responses(answers.build())
 }
 
 fn healthz() -> OperationBuilder {
-    let answers = Answers::new()
-        .answer("200", "It does.", [text("ok\n")])
-        .problems(OF_ALL);
+    let answers = Answers::new().add("200", answers::text("It does.", "ok\n"));
     operation("healthz", "Whether the process answers.").responses(answers.build())
 }
 
 fn readyz() -> OperationBuilder {
     let answers = Answers::new()
-        .answer("200", "It can.", [text("ready\n")])
-        .problems(&[Code::Unavailable])
-        .problems(OF_ALL);
+        .add("200", answers::text("It can.", "ready\n"))
+        .problems(&[Code::Unavailable]);
     operation("readyz", "Whether it can answer from the database too.").responses(answers.build())
 }
 
 fn itself() -> OperationBuilder {
-    let object = ObjectBuilder::new().schema_type(Type::Object);
-    let answers = Answers::new()
-        .answer("200", "The document.", [(JSON_MEDIA_TYPE, object.into())])
-        .problems(OF_ALL);
+    let object = (
+        JSON_MEDIA_TYPE,
+        ObjectBuilder::new().schema_type(Type::Object).into(),
+    );
+    let answers = Answers::new().add("200", answers::answer("The document.", [object]));
     operation("openapi", "This document.").responses(answers.build())
 }
 
