@@ -4,6 +4,8 @@
 //! or in the log.
 
 mod fetched;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod jwks;
 mod jwt;
 mod key_file;

@@ -6,6 +6,8 @@ mod browsers;
 mod caching;
 mod callers;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handlers;
 mod listen;
 mod openapi;

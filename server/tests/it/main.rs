@@ -19,6 +19,7 @@ mod enabling;
 mod formats;
 mod identity;
 mod limits;
+mod literals;
 mod live;
 mod openapi;
 mod overload;
