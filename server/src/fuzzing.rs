@@ -3,6 +3,8 @@
 //!
 //! Compiled for these two only. Each function takes any bytes, and panics where a promise is broken.
 
+#![allow(clippy::missing_panics_doc, reason = "it is what they are for")]
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 

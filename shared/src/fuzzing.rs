@@ -3,6 +3,8 @@
 //!
 //! Compiled for these two only. Each function takes any bytes, and panics where a promise is broken.
 
+#![allow(clippy::missing_panics_doc, reason = "it is what they are for")]
+
 use crate::parser::JSON_LINE_BYTES_MAX;
 use crate::{BlockHeader, PageError, PageParser, PageSink, Timestamp, Trailer, copy_text};
 

@@ -35,7 +35,7 @@ const OF_THE_USER: &str = "create table mine (text text); insert into mine value
 pub(crate) struct Course {
     keep_deleted: bool,
     scope_changed: bool,
-    deletes_first: bool,
+    writing: Writing,
     /// Whether one entity is asked for, and not all.
     names_one: bool,
     chunk_bytes: usize,
@@ -47,9 +47,13 @@ impl From<u8> for Course {
         Self {
             keep_deleted: is_set(0),
             scope_changed: is_set(1),
-            deletes_first: is_set(2),
+            writing: if is_set(2) {
+                Writing::DeletesFirst
+            } else {
+                Writing::InPlace
+            },
             names_one: is_set(3),
-            chunk_bytes: [1, 7, 64, 4_096][usize::from(bits >> 6)],
+            chunk_bytes: 8_usize.pow(u32::from(bits >> 6)) * 8 - 7,
         }
     }
 }
@@ -102,11 +106,7 @@ fn take(store: &Connection, course: &Course, page: &[u8]) -> Result<PageApplied,
     let wanted = course.names_one.then(|| vec![EntityName::new("product")]);
     let order = Order {
         ask: next_ask(wanted.as_deref(), &helpers),
-        writing: if course.deletes_first {
-            Writing::DeletesFirst
-        } else {
-            Writing::InPlace
-        },
+        writing: course.writing,
         keep_deleted: course.keep_deleted,
         scope_changed: course.scope_changed,
         source: SourceId::new("source"),

@@ -72,8 +72,8 @@ fn block(entity: &str, kind: &str, columns: &str, rows: &[&str]) -> String {
     let header = format!(
         "{{\"version\":1,\"entity\":\"{entity}\",\"kind\":\"{kind}\",\"columns\":{columns},\"fingerprint\":\"f\"}}\n"
     );
-    let rows: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    format!("{header}{rows}\\.\n")
+    let lines = [&[header.trim_end()], rows, &["\\.", ""]].concat();
+    lines.join("\n")
 }
 
 fn trailer(next: &str, more: bool, rows: usize, entities: &[&str]) -> String {
@@ -133,7 +133,7 @@ async fn pages_of_wrong_entities_and_columns_are_refused() {
     let many = format!("[{},{}]", many.join(","), id("d", "changed_date"));
     let end = || trailer("c9", false, 0, &["product"]);
     let with = |entity: &str, columns: &str| {
-        let name = entity.replace("\\", "\\\\");
+        let name = entity.replace('\\', "\\\\");
         block(&name, "reset", columns, &[]) + &trailer("c9", false, 0, &["product", &name])
     };
     for (name, body, words) in [
