@@ -28,6 +28,8 @@ mod address;
 mod applied;
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod meter;
 mod network;
 mod plan;

@@ -59,7 +59,7 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
     let mut names: BTreeSet<&EntityName> = standing.iter().map(|helper| &helper.entity).collect();
     match wanted {
         Some(wanted) => names.extend(wanted),
-        None => names.extend(&base.covers),
+        None => names.extend(base.covers.iter()),
     }
     let (held_back, asked): (Vec<&EntityName>, Vec<&EntityName>) = names.into_iter().partition(|name| {
         base.covers.contains(name)
@@ -120,7 +120,7 @@ mod tests {
             cursor: Some(Cursor::new(format!("c{sequence}"))),
             state: State::Current,
             complete: true,
-            covers: names(covers),
+            covers: names(covers).into(),
             sequence,
             ..SyncHelper::missing(name(entity))
         }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use highwater_shared::{EntityName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -112,7 +113,7 @@ pub struct SyncHelper {
     /// Whether the table has been whole since it was made or reset, so that readers rely on it.
     pub(crate) complete: bool,
     /// The entities that the server said the cursor covers.
-    pub(crate) covers: Vec<EntityName>,
+    pub(crate) covers: Arc<[EntityName]>,
     /// When the cursor was obtained.
     pub(crate) sequence: Sequence,
     /// When the line of cursors began that the rows come from without a break.
@@ -130,7 +131,7 @@ impl SyncHelper {
             cursor: None,
             state: State::Waiting,
             complete: false,
-            covers: Vec::new(),
+            covers: Arc::default(),
             sequence: 0,
             began: 0,
             source: None,

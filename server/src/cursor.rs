@@ -18,8 +18,9 @@ use codec::{Reader, Writer};
 /// Version of the binary form.
 const VERSION: u8 = 1;
 
-/// The longest cursor that is looked at, in characters.
-pub const CURSOR_CHARS_MAX: usize = 64 * 1024;
+/// The longest cursor that is looked at, in characters: an address has up to 64 KiB, and more stands in
+/// it than a cursor.
+pub const CURSOR_CHARS_MAX: usize = 60 * 1024;
 
 /// A position in the write-ahead log, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,6 +283,32 @@ mod tests {
         )
     }
 
+    fn with_check(body: &[u8]) -> String {
+        let mut bytes = body.to_vec();
+        bytes.extend(crc32fast::hash(body).to_be_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    #[test]
+    fn a_cursor_has_one_text() {
+        let body = |system: &[u8], in_flight: &[u8]| {
+            // Database, own id, timeline, scope, log; then the snapshot up to 9, nothing covered, no dates.
+            let head = [&[VERSION], system, &[5], &[7; 16], &[1, 0, 0, 0, 9]].concat();
+            [&head, in_flight, &[0, 0, 0, 0]].concat()
+        };
+        assert!(Cursor::decode(&with_check(&body(&[3], &[2, 1, 1]))).is_ok());
+        for (system, in_flight) in [
+            // The same number, with a zero before it.
+            (&[0x83, 0][..], &[2, 1, 1][..]),
+            // An id twice, and one that is not below xmax.
+            (&[3], &[2, 1, 0]),
+            (&[3], &[2, 0, 1]),
+        ] {
+            let text = with_check(&body(system, in_flight));
+            assert_eq!(Cursor::decode(&text), Err(CursorError::Damaged));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_cursor_comes_back(cursor in cursors()) {
@@ -306,9 +333,7 @@ mod tests {
             // With a right check sum, so that the reader itself meets nonsense.
             let mut body = vec![VERSION];
             body.extend(&bytes);
-            let check = crc32fast::hash(&body);
-            body.extend(check.to_be_bytes());
-            let _ = Cursor::decode(&URL_SAFE_NO_PAD.encode(body));
+            let _ = Cursor::decode(&with_check(&body));
         }
     }
 }

@@ -14,6 +14,8 @@ pub mod catalog;
 pub mod cursor;
 pub mod database;
 pub mod entity;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod limit;
 pub mod live;

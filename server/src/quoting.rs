@@ -8,23 +8,28 @@ pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The text has a NUL. Postgres has none in text, so no row can hold it, and a statement would end at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Postgres has no NUL in text")]
+pub struct NulInText;
+
 /// A text value.
 ///
-/// The `E` form means the same whatever `standard_conforming_strings` says. Postgres has no NUL
-/// in text: the statement as a whole would end there, so it is left out.
-pub fn literal(value: &str) -> String {
+/// The `E` form means the same whatever `standard_conforming_strings` says.
+pub fn literal(value: &str) -> Result<String, NulInText> {
     let mut out = String::with_capacity(value.len() + 3);
     out.push_str("E'");
     for character in value.chars() {
         match character {
             '\'' => out.push_str("''"),
             '\\' => out.push_str("\\\\"),
-            '\0' => {}
+            // Left out, it would make another value of this one.
+            '\0' => return Err(NulInText),
             other => out.push(other),
         }
     }
     out.push('\'');
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -34,6 +39,11 @@ mod tests {
     #[test]
     fn quotes_and_backslashes_are_doubled() {
         assert_eq!(identifier("Odd \"Name\""), "\"Odd \"\"Name\"\"\"");
-        assert_eq!(literal("o'clock \\ \0x"), "E'o''clock \\\\ x'");
+        assert_eq!(literal("o'clock \\ x").as_deref(), Ok("E'o''clock \\\\ x'"));
+    }
+
+    #[test]
+    fn a_nul_is_refused_and_not_left_out() {
+        assert_eq!(literal("7\0"), Err(NulInText));
     }
 }

@@ -21,8 +21,9 @@ pub const END_OF_BLOCK: &[u8] = b"\\.";
 
 /// The first line of a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BlockHeader {
-    /// Version of the form, [`BLOCK_VERSION`].
+    /// Version of the form: 1, and there is no other yet.
     pub version: u32,
     /// The entity that the rows belong to.
     pub entity: EntityName,
@@ -37,6 +38,7 @@ pub struct BlockHeader {
 
 /// What the rows of a block say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BlockKind {
     /// Rows of the entity that are not sent again in this pull are gone.
@@ -49,6 +51,7 @@ pub enum BlockKind {
 
 /// The last line of a page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Trailer {
     /// The cursor to send as `since` next.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One column of a block's rows, in the order of its fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Column {
     /// The column's name in Postgres, unquoted.
     pub name: String,
@@ -12,15 +13,18 @@ pub struct Column {
     pub type_name: String,
     /// What the column is to Highwater; absent for a column of the application alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub role: Option<ColumnRole>,
     /// The place of a key's column within the key, from 1: a store whose rows lie in the order of
     /// this key takes a first pull by appending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub place: Option<u32>,
 }
 
 /// What a column is to Highwater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnRole {
     /// Part of the primary key.

@@ -8,6 +8,7 @@ use crate::Column;
 
 /// The public name of an entity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct EntityName(String);
 
@@ -31,6 +32,7 @@ impl fmt::Display for EntityName {
 
 /// One entity as `GET /entities` describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EntityDescription {
     /// The public name.
@@ -41,12 +43,14 @@ pub struct EntityDescription {
     pub key: Vec<String>,
     /// Changes whenever the columns, their types or the key change.
     pub fingerprint: String,
-    /// Rows as Postgres' statistics estimate them; absent before the first `analyze`.
+    /// Rows as Postgres' statistics estimate them; null before the first `analyze`.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub estimated_rows: Option<u64>,
 }
 
 /// The body of `GET /entities`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EntityList {
     /// Every entity that the caller may read, by name.
     pub entities: Vec<EntityDescription>,

@@ -10,6 +10,8 @@ pub mod changes;
 pub mod column;
 pub mod copy_text;
 pub mod entity;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod parser;
 pub mod problem;
 pub mod timestamp;

@@ -9,6 +9,10 @@ use crate::block::{BLOCK_VERSION, BlockHeader, BlockKind, END_OF_BLOCK, Trailer}
 /// The longest line of a page: one row of the widest table.
 pub const LINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// The longest header or trailer. Postgres takes 1,600 columns with names of 63 bytes, and JSON needs much
+/// more memory than its text.
+pub const JSON_LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Takes what a page holds, in order.
 pub trait PageSink {
     /// What can go wrong while taking it.
@@ -81,10 +85,12 @@ impl PageParser {
                 self.unfinished = whole;
             }
         }
-        if self.unfinished.len() + rest.len() > LINE_BYTES_MAX {
-            return Err(PageError::Malformed(format!(
-                "a line is longer than {LINE_BYTES_MAX} bytes"
-            )));
+        let length = self.unfinished.len() + rest.len();
+        match self.state {
+            State::InBlock(_) => check_length(length, LINE_BYTES_MAX)?,
+            State::Between => check_length(length, JSON_LINE_BYTES_MAX)?,
+            State::Ended(_) if length > 0 => return Err(follows_the_trailer()),
+            State::Ended(_) => {}
         }
         self.unfinished.extend_from_slice(rest);
         Ok(())
@@ -93,8 +99,7 @@ impl PageParser {
     /// The trailer, at the end of the body.
     pub fn finish<E>(self) -> Result<Trailer, PageError<E>> {
         match self.state {
-            State::Ended(trailer) if self.unfinished.is_empty() => Ok(trailer),
-            State::Ended(_) => Err(PageError::Malformed("text follows the trailer".to_owned())),
+            State::Ended(trailer) => Ok(trailer),
             State::Between | State::InBlock(_) => Err(PageError::Incomplete),
         }
     }
@@ -111,12 +116,13 @@ impl PageParser {
                 sink.row(line).map_err(PageError::Sink)
             }
             State::Between => self.json_line(line, sink),
-            State::Ended(_) => Err(PageError::Malformed("text follows the trailer".to_owned())),
+            State::Ended(_) => Err(follows_the_trailer()),
         }
     }
 
     fn json_line<S: PageSink>(&mut self, line: &[u8], sink: &mut S) -> Result<(), PageError<S::Error>> {
         let malformed = |error: serde_json::Error| PageError::Malformed(error.to_string());
+        check_length(line.len(), JSON_LINE_BYTES_MAX)?;
         let value: serde_json::Value = serde_json::from_slice(line).map_err(malformed)?;
         if value.get("next").is_some() {
             let trailer: Trailer = serde_json::from_value(value).map_err(malformed)?;
@@ -138,6 +144,19 @@ impl PageParser {
         self.state = State::InBlock(header.kind);
         sink.block(header).map_err(PageError::Sink)
     }
+}
+
+fn check_length<E>(bytes: usize, bytes_max: usize) -> Result<(), PageError<E>> {
+    if bytes > bytes_max {
+        return Err(PageError::Malformed(format!(
+            "a line is longer than {bytes_max} bytes"
+        )));
+    }
+    Ok(())
+}
+
+fn follows_the_trailer<E>() -> PageError<E> {
+    PageError::Malformed("text follows the trailer".to_owned())
 }
 
 #[cfg(test)]
@@ -206,10 +225,37 @@ mod tests {
         assert!(matches!(parse(&[later.as_bytes()]), Err(PageError::Version(2))));
     }
 
+    /// An array of nothing but arrays takes ten times its text, and more.
+    #[test]
+    fn a_header_or_trailer_beyond_the_bound_is_refused() {
+        for chunk_bytes in [JSON_LINE_BYTES_MAX / 16, JSON_LINE_BYTES_MAX + 1] {
+            let mut parser = PageParser::new();
+            let text = vec![b'['; JSON_LINE_BYTES_MAX + 1];
+            let mut chunks = text.chunks(chunk_bytes);
+            let refused = chunks.try_for_each(|chunk| parser.push(chunk, &mut Seen::default()));
+            assert!(matches!(refused, Err(PageError::Malformed(what)) if what.contains("longer")));
+        }
+        let whole = [vec![b' '; JSON_LINE_BYTES_MAX + 1], b"\n".to_vec()].concat();
+        let refused = PageParser::new().push(&whole, &mut Seen::default());
+        assert!(matches!(refused, Err(PageError::Malformed(what)) if what.contains("longer")));
+    }
+
+    #[test]
+    fn what_follows_the_trailer_is_refused_at_once() {
+        let mut parser = PageParser::new();
+        parser
+            .push(PAGE.as_bytes(), &mut Seen::default())
+            .expect("a page");
+        let refused = parser.push(b"x", &mut Seen::default());
+        assert!(matches!(refused, Err(PageError::Malformed(_))));
+    }
+
     #[test]
     fn a_line_beyond_the_bound_is_refused() {
         let mut parser = PageParser::new();
         let mut seen = Seen::default();
+        let (header, _) = PAGE.split_once("1\tx").expect("a page");
+        parser.push(header.as_bytes(), &mut seen).expect("a block");
         let chunk = vec![b'x'; LINE_BYTES_MAX / 64];
         for _ in 0..64 {
             parser.push(&chunk, &mut seen).expect("a line as long as may be");

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The body of every error, as `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URI for the kind of problem; always `about:blank`, since `code` says it.
     #[serde(rename = "type")]
@@ -18,11 +19,13 @@ pub struct Problem {
     pub detail: String,
     /// Why the cursor cannot be served, with `resync_required`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub reason: Option<ResyncReason>,
 }
 
 /// What went wrong, as a program reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// 400: `since` is neither a date nor a cursor.
@@ -89,6 +92,7 @@ impl Code {
 
 /// Why a cursor cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ResyncReason {
     /// The cursor comes from another source.

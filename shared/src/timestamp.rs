@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike as _, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant in UTC, microseconds since 1970-01-01T00:00:00Z.
@@ -12,7 +12,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// text is the order of time. The epoch alone is written `1970-01-01T00:00:00Z`: it is the date
 /// of a device that has synchronised nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, format = DateTime))]
 pub struct Timestamp(i64);
+
+/// 0001-01-01T00:00:00Z.
+const FIRST_MICROS: i64 = -62_135_596_800_000_000;
+
+/// 9999-12-31T23:59:59.999999Z.
+const LAST_MICROS: i64 = 253_402_300_799_999_999;
 
 /// The text is not an RFC 3339 date.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +40,9 @@ impl Timestamp {
     /// The instant `micros` microseconds after the epoch, if it lies in the years 1 to 9999, which
     /// RFC 3339 and Postgres both can write.
     pub fn checked_from_micros(micros: i64) -> Option<Self> {
-        let year = DateTime::<Utc>::from_timestamp_micros(micros)?.year();
-        (1..=9999).contains(&year).then_some(Self(micros))
+        (FIRST_MICROS..=LAST_MICROS)
+            .contains(&micros)
+            .then_some(Self(micros))
     }
 
     /// Microseconds since the epoch.
@@ -66,6 +74,9 @@ impl FromStr for Timestamp {
     type Err = TimestampError;
 
     /// Reads an RFC 3339 date. A space before the offset is taken for a `+` that a URL lost.
+    ///
+    /// An offset can lead out of the years 1 to 9999, which is all that RFC 3339 and Postgres both
+    /// can write: such a date is read as the first or the last instant of these.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mended = match text.rsplit_once(' ') {
             Some((date, offset)) if date.contains(['T', 't']) && offset.len() == 5 => {
@@ -74,7 +85,7 @@ impl FromStr for Timestamp {
             _ => text.to_owned(),
         };
         DateTime::parse_from_rfc3339(&mended)
-            .map(|date| Self(date.timestamp_micros()))
+            .map(|date| Self(date.timestamp_micros().clamp(FIRST_MICROS, LAST_MICROS)))
             .map_err(|_| TimestampError {
                 text: text.to_owned(),
             })
@@ -110,6 +121,21 @@ mod tests {
         let lost: Timestamp = "2026-11-22T10:00:00 01:00".parse().expect("a date");
         let kept: Timestamp = "2026-11-22T10:00:00+01:00".parse().expect("a date");
         assert_eq!(lost, kept);
+    }
+
+    #[test]
+    fn an_offset_does_not_lead_out_of_the_years_that_can_be_written() {
+        for (text, read) in [
+            ("9999-12-31T23:59:59.5-00:01", "9999-12-31T23:59:59.999999Z"),
+            ("0001-01-01T00:00:00+00:01", "0001-01-01T00:00:00.000000Z"),
+            ("0000-01-01T00:00:00+23:59", "0001-01-01T00:00:00.000000Z"),
+            ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ] {
+            let date: Timestamp = text.parse().expect("a date");
+            assert_eq!(date.to_string(), read);
+            assert_eq!(Timestamp::checked_from_micros(date.micros()), Some(date));
+            assert_eq!(read.parse(), Ok(date));
+        }
     }
 
     #[test]

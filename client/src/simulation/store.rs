@@ -173,7 +173,7 @@ impl Sink {
         for entity in &trailer.entities {
             let helper = self.helper(entity);
             helper.cursor = Some(next.clone());
-            helper.covers.clone_from(&trailer.entities);
+            helper.covers = trailer.entities.as_slice().into();
             helper.sequence = sequence;
             helper.source = Some(source.clone());
             if trailer.more {

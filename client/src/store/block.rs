@@ -106,8 +106,13 @@ impl<'c> BlockWriter<'c> {
                     let Some(kind) = self.kinds.get(index) else {
                         return Err(wrong_width(&self.entity, &self.columns));
                     };
-                    let value = value::read(*kind, field)
-                        .map_err(|NotAValue| not_a_value(&self.entity, self.columns.get(index)))?;
+                    let column = self.columns.get(index);
+                    // SQLite would make up a number where an integer is the key.
+                    if field.is_none() && column.is_some_and(is_key) {
+                        return Err(not_a_value(&self.entity, column));
+                    }
+                    let value =
+                        value::read(*kind, field).map_err(|NotAValue| not_a_value(&self.entity, column))?;
                     index += 1;
                     statement.raw_bind_parameter(index, value)?;
                 }
@@ -172,6 +177,10 @@ fn prepare<'c>(
             error.into()
         }
     })
+}
+
+fn is_key(column: &Column) -> bool {
+    column.role == Some(ColumnRole::Key)
 }
 
 fn not_a_value(entity: &EntityName, column: Option<&Column>) -> Error {

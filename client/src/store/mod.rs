@@ -5,6 +5,8 @@
 //! entity, [`value`] converts.
 
 mod block;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod image;
 mod look;
@@ -22,6 +24,7 @@ mod table;
 mod table_sql;
 #[cfg(test)]
 mod tests;
+mod trailer;
 mod unique_index;
 mod value;
 mod views;

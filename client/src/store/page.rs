@@ -1,6 +1,7 @@
 //! Applies one page: rows, SyncHelper rows and tables, in one transaction that ends with the trailer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use highwater_shared::{BlockHeader, BlockKind, EntityName, PageSink, Trailer};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -10,6 +11,7 @@ use super::renew;
 use super::staged::Staged;
 use super::sync_helpers;
 use super::table::{Purpose, Table};
+use super::trailer;
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
 use crate::meter::Meter;
@@ -54,6 +56,7 @@ impl PageSink for PageWriter<'_, '_> {
         self.counts
             .entry(header.entity.clone())
             .or_insert_with_key(|entity| EntityApplied::new(entity.clone()));
+        trailer::check_entities(self.counts.len())?;
         match header.kind {
             BlockKind::Reset => self.reset(&header),
             BlockKind::Delete | BlockKind::Upsert => {
@@ -106,13 +109,14 @@ impl<'c, 'o> PageWriter<'c, 'o> {
     pub(super) fn finish(mut self, trailer: &Trailer) -> Result<PageApplied, Error> {
         self.block = None;
         self.begin()?;
-        self.check(trailer)?;
+        trailer::check(trailer, &self.order.ask, self.counts.keys())?;
         for staged in std::mem::take(&mut self.staged) {
             staged.apply(self.connection)?;
         }
         let next = Cursor::new(trailer.next.as_str());
+        let covers = Arc::from(trailer.entities.as_slice());
         for entity in &trailer.entities {
-            self.advance(entity, &next, trailer)?;
+            self.advance(entity, &next, &covers, trailer)?;
         }
         if self.order.ask.entities.is_none() {
             self.withdraw(trailer)?;
@@ -278,51 +282,21 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         Ok(target)
     }
 
-    /// Refuses a trailer that does not go with the question or with the page.
-    fn check(&self, trailer: &Trailer) -> Result<(), Error> {
-        let ask = &self.order.ask;
-        if trailer.more
-            && ask
-                .since
-                .as_ref()
-                .is_some_and(|since| since.as_str() == trailer.next)
-        {
-            return Err(Error::Stalled);
-        }
-        let malformed = |entity: &EntityName, what: &str| {
-            Err(Error::Malformed(format!(
-                "its trailer {what} the entity {entity}"
-            )))
-        };
-        if let Some(entity) = self
-            .counts
-            .keys()
-            .find(|entity| !trailer.entities.contains(entity))
-        {
-            return malformed(entity, "leaves out");
-        }
-        for asked in ask.entities.iter().flatten() {
-            if !trailer.entities.contains(asked) {
-                return malformed(asked, "leaves out");
-            }
-        }
-        for entity in &trailer.entities {
-            if ask.entities.as_ref().is_some_and(|asked| !asked.contains(entity)) {
-                return malformed(entity, "covers, though it was not asked for,");
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves an entity to the new cursor, and ends its renewal with the pull.
-    fn advance(&mut self, entity: &EntityName, next: &Cursor, trailer: &Trailer) -> Result<(), Error> {
+    /// Moves an entity to the new cursor, which covers these, and ends its renewal with the pull.
+    fn advance(
+        &mut self,
+        entity: &EntityName,
+        next: &Cursor,
+        covers: &Arc<[EntityName]>,
+        trailer: &Trailer,
+    ) -> Result<(), Error> {
         let sequence = self.sequence;
         let helper = self.helpers.entry(entity.clone()).or_insert_with(|| SyncHelper {
             began: sequence,
             ..SyncHelper::missing(entity.clone())
         });
         helper.cursor = Some(next.clone());
-        helper.covers.clone_from(&trailer.entities);
+        helper.covers = Arc::clone(covers);
         helper.sequence = sequence;
         helper.source = Some(self.order.source.clone());
         if trailer.more {

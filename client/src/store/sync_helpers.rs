@@ -1,6 +1,7 @@
 //! Reads and writes the SyncHelper rows. They change in the transaction of the page only.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use highwater_shared::{EntityName, Timestamp};
 use rusqlite::types::Type;
@@ -17,8 +18,15 @@ pub(super) fn load(connection: &Connection) -> Result<BTreeMap<EntityName, SyncH
     )?;
     let helpers = statement.query_map([], read)?;
     let mut by_entity = BTreeMap::new();
+    let mut covers: Arc<[EntityName]> = Arc::default();
     for helper in helpers {
-        let helper = helper?;
+        let mut helper = helper?;
+        // Most stand at the same cursor: together they need no more memory for it than one.
+        if helper.covers == covers {
+            helper.covers = Arc::clone(&covers);
+        } else {
+            covers = Arc::clone(&helper.covers);
+        }
         by_entity.insert(helper.entity.clone(), helper);
     }
     Ok(by_entity)
@@ -71,7 +79,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SyncHelper> {
             .parse()
             .map_err(|error: String| unreadable(3, error))?,
         complete: row.get(4)?,
-        covers,
+        covers: covers.into(),
         sequence: row.get(6)?,
         began: row.get(7)?,
         source: row.get::<_, Option<String>>(8)?.map(SourceId::new),

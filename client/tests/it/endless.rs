@@ -1,6 +1,6 @@
 //! Answers without an end: the program gives up within bounds of memory, and the store stays whole.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,8 +17,14 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// for the rest. Address space, since that is what a system can bound.
 const MEMORY_KIB_MAX: u64 = 1_500_000;
 
+/// What it may hold of that at once: such a line, and half of another while it grows.
+const PEAK_KIB_MAX: u64 = 600_000;
+
+/// How often it is looked at how much that is. The system notes the most that there ever was.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 /// Answers every request with the same beginning, and then with `piece` again and again.
-async fn endless(begin: Vec<u8>, piece: Vec<u8>) -> String {
+pub(crate) async fn endless(begin: Vec<u8>, piece: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
@@ -37,28 +43,41 @@ async fn endless(begin: Vec<u8>, piece: Vec<u8>) -> String {
     address
 }
 
-/// Pulls into a store that has a row, with little memory, by way of a proxy where the name is not that
-/// of this machine: only then pages are compressed.
-async fn pull(place: &Place, address: &str, name: &str) -> Output {
+/// Pulls into a store, with little memory, by way of a proxy where the name is not that of this machine: only
+/// then pages are compressed. Tells what the program said, and how many KiB it held at once at most.
+pub(crate) async fn measured(place: &Place, server: &[&str], proxy: &str) -> (Output, u64) {
     let script = format!("ulimit -v {MEMORY_KIB_MAX}; exec \"$0\" \"$@\"");
     let program = highwater(&[]);
     let mut command = tokio::process::Command::new("sh");
     command.arg("-c").arg(script).arg(program.as_std().get_program());
-    command.args([
-        "pull",
-        "--quiet",
-        "--store",
-        text(&place.store()),
-        "--server",
-        name,
-    ]);
+    command.args(["pull", "--quiet", "--store", text(&place.store())]);
+    command.args(server);
     command
-        .env("http_proxy", address)
+        .env("http_proxy", proxy)
         .env_remove("no_proxy")
         .env_remove("NO_PROXY");
     command.env_remove("HIGHWATER_TOKEN").kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output()).await;
-    output.expect("it gives up").expect("a shell")
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().expect("a shell");
+    let status = format!("/proc/{}/status", child.id().expect("a process"));
+    let mut peak_kib = 0;
+    let mut ended = std::pin::pin!(tokio::time::timeout(PATIENCE, child.wait_with_output()));
+    let output = loop {
+        tokio::select! {
+            biased;
+            output = &mut ended => break output.expect("it gives up").expect("a program"),
+            () = tokio::time::sleep(LOOK_EVERY) => {
+                let status = std::fs::read_to_string(&status).unwrap_or_default();
+                let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+                let peak = peak.and_then(|peak| peak.split_whitespace().next()?.parse().ok());
+                peak_kib = peak_kib.max(peak.unwrap_or(0));
+            }
+        }
+    };
+    (output, peak_kib)
 }
 
 /// The pull fails with these words, and the store is as it was.
@@ -70,7 +89,8 @@ async fn fails(begin: Vec<u8>, piece: Vec<u8>, is_near: bool, words: &str) {
     } else {
         "http://sync.example.org"
     };
-    let output = pull(&place, &address, name).await;
+    let (output, peak_kib) = measured(&place, &["--server", name], &address).await;
+    assert!(peak_kib > 0 && peak_kib < PEAK_KIB_MAX, "{peak_kib} KiB");
     let said = err(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(words), "{said}");
@@ -81,7 +101,7 @@ async fn fails(begin: Vec<u8>, piece: Vec<u8>, is_near: bool, words: &str) {
     assert_eq!(place.query("store.db", "select count(*) from product"), ["4"]);
 }
 
-fn head(more: &str) -> Vec<u8> {
+pub(crate) fn head(more: &str) -> Vec<u8> {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.highwater.copy\r\nhighwater-source: source-1\r\n";
     format!("{head}{more}connection: close\r\n\r\n").into_bytes()
@@ -93,7 +113,7 @@ fn block() -> String {
     )
 }
 
-fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).expect("zstd")
 }
 

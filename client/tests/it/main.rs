@@ -15,3 +15,5 @@ mod resets;
 mod resyncs;
 mod server;
 mod tokens;
+#[cfg(target_os = "linux")]
+mod whole;

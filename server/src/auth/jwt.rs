@@ -68,8 +68,14 @@ pub enum TokenAlgorithm {
 }
 
 /// Tells whose a token is.
+#[derive(Debug)]
 pub(super) struct Tokens {
     keys: Keys,
+    rules: Rules,
+}
+
+/// Which tokens are taken, whatever the keys are.
+pub(super) struct Rules {
     algorithms: Vec<Algorithm>,
     validation: Validation,
 }
@@ -82,8 +88,7 @@ enum Keys {
 
 impl Tokens {
     pub(super) async fn open(options: TokenOptions) -> Result<Self, AuthError> {
-        let algorithms = options.algorithms()?;
-        let validation = validation(&options);
+        let rules = Rules::of(&options)?;
         let keys = match options.keys {
             TokenKeys::Url(url) => Keys::Fetched(Fetched::open(url).await?),
             TokenKeys::File(path) => Keys::Watched(Watched::open(path, SET_BYTES_MAX, jwks::read_set).await?),
@@ -91,19 +96,15 @@ impl Tokens {
                 Keys::Watched(Watched::open(path, SET_BYTES_MAX, jwks::read_secrets).await?)
             }
         };
-        Ok(Self {
-            keys,
-            algorithms,
-            validation,
-        })
+        Ok(Self { keys, rules })
     }
 
     /// Whose token this is. Where a newer set of keys may tell, it is waited for.
     pub(super) async fn caller(&self, token: &str) -> Result<Caller, Denied> {
-        match (self.caller_by(&self.keys.now(), token), &self.keys) {
+        match (self.rules.caller_by(&self.keys.now(), token), &self.keys) {
             (Err(NoKey::UnknownId), Keys::Fetched(fetched)) => {
                 let fresh = fetched.fresh().await;
-                match self.caller_by(&fetched.now(), token) {
+                match self.rules.caller_by(&fetched.now(), token) {
                     Err(NoKey::UnknownId) if !fresh => Err(Denied::KeysUnknown),
                     other => other.map_err(NoKey::denied),
                 }
@@ -112,7 +113,33 @@ impl Tokens {
         }
     }
 
-    fn caller_by(&self, set: &KeySet, token: &str) -> Result<Caller, NoKey> {
+    /// Keeps the keys up to date, until told to stop.
+    pub(super) async fn watch(&self, stop: &CancellationToken) {
+        match &self.keys {
+            Keys::Fetched(fetched) => fetched.watch(stop).await,
+            Keys::Watched(watched) => watched.watch(stop).await,
+        }
+    }
+
+    /// Has the keys read or fetched at once.
+    pub(super) fn reload(&self) {
+        match &self.keys {
+            Keys::Fetched(fetched) => fetched.reload(),
+            Keys::Watched(watched) => watched.reload(),
+        }
+    }
+}
+
+impl Rules {
+    pub(super) fn of(options: &TokenOptions) -> Result<Self, AuthError> {
+        Ok(Self {
+            algorithms: options.algorithms()?,
+            validation: validation(options),
+        })
+    }
+
+    /// Whose token this is, by these keys.
+    pub(super) fn caller_by(&self, set: &KeySet, token: &str) -> Result<Caller, NoKey> {
         let refused = |why| NoKey::Refused(Denied::Invalid(why));
         // Of algorithms such as `none`, which the library does not know, nothing is read.
         let header = jsonwebtoken::decode_header(token)
@@ -141,22 +168,6 @@ impl Tokens {
             }
         }
         Err(NoKey::Refused(denied))
-    }
-
-    /// Keeps the keys up to date, until told to stop.
-    pub(super) async fn watch(&self, stop: &CancellationToken) {
-        match &self.keys {
-            Keys::Fetched(fetched) => fetched.watch(stop).await,
-            Keys::Watched(watched) => watched.watch(stop).await,
-        }
-    }
-
-    /// Has the keys read or fetched at once.
-    pub(super) fn reload(&self) {
-        match &self.keys {
-            Keys::Fetched(fetched) => fetched.reload(),
-            Keys::Watched(watched) => watched.reload(),
-        }
     }
 }
 
@@ -208,10 +219,9 @@ impl TokenOptions {
     }
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens")
-            .field("keys", &self.keys)
+        f.debug_struct("Rules")
             .field("algorithms", &self.algorithms)
             .finish_non_exhaustive()
     }
@@ -303,7 +313,8 @@ mod tests {
     fn claims_become_a_grant() {
         let granted = grant(&claims(&json!({
             "sub": "device-1", "exp": 1, "aud": "x", "entities": ["product"],
-            "tenant_id": 7, "region": ["eu", 12], "admin": true, "ratio": 1.5, "mixed": ["a", {}]
+            "tenant_id": 7, "region": ["eu", 12], "admin": true, "ratio": 1.5, "mixed": ["a", {}],
+            "cut": "7\u{0}", "cuts": ["8", "7\u{0}"]
         })));
         let granted = granted.unwrap();
         assert_eq!(granted.name, "device-1");

@@ -4,6 +4,8 @@
 //! or in the log.
 
 mod fetched;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod jwks;
 mod jwt;
 mod key_file;
@@ -158,10 +160,11 @@ impl Authenticator {
 }
 
 /// The values that JSON gives for a scope column, as Postgres prints them: text or a whole number,
-/// or an array of those. `None` where it gives something else.
+/// or an array of those. `None` where it gives something else, such as text with a NUL, which Postgres
+/// does not have.
 fn scope_values(json: &Value) -> Option<BTreeSet<String>> {
     let one = |json: &Value| match json {
-        Value::String(text) => Some(text.clone()),
+        Value::String(text) => (!text.contains('\0')).then(|| text.clone()),
         // Others can be written in several ways, of which Postgres prints one.
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
         _ => None,

@@ -75,7 +75,8 @@ impl Writer {
     }
 }
 
-/// Takes the parts of a cursor off; `None` where what comes is no such part.
+/// Takes the parts of a cursor off; `None` where what comes is no such part, or written otherwise than
+/// by [`Writer`]: so that a cursor has one text, and two texts are two cursors.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
@@ -95,7 +96,8 @@ impl Reader<'_> {
             }
             value |= bits << shift;
             if byte & 0x80 == 0 {
-                return Some(value);
+                // Zeros at the high end are left out.
+                return (byte != 0 || shift == 0).then_some(value);
             }
         }
         None
@@ -139,7 +141,9 @@ impl Reader<'_> {
         let mut in_flight = Vec::with_capacity(count);
         let mut last = xmax;
         for _ in 0..count {
-            last = last.checked_sub(self.number()?)?;
+            let difference = self.number()?;
+            // Each id once, and all below xmax.
+            last = last.checked_sub(difference).filter(|_| difference > 0)?;
             in_flight.push(Xid(last));
         }
         Some(Snapshot::new(Xid(xmax), in_flight))

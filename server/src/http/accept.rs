@@ -35,8 +35,10 @@ fn range(text: &str) -> (String, f32) {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default().to_ascii_lowercase();
     let quality = parts
-        .find_map(|part| part.strip_prefix("q="))
-        .map_or(Some(1.0), |q| q.parse().ok());
+        .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+        .map_or(Some(1.0), |q| q.parse().ok())
+        // What Rust reads as a number may be infinite, or none.
+        .filter(|quality| (0.0..=1.0).contains(quality));
     (name, quality.unwrap_or(0.0))
 }
 
@@ -72,5 +74,7 @@ mod tests {
         );
         assert_eq!(accepts("text/html"), None);
         assert_eq!(accepts("application/json;q=0"), None);
+        assert_eq!(accepts("*/*;q=inf, application/json;Q=0.1"), Some(Format::Json));
+        assert_eq!(accepts("*/*;q=NaN"), None);
     }
 }

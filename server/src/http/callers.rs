@@ -58,7 +58,7 @@ pub(super) async fn admit(State(shared): State<Arc<Shared>>, mut request: Reques
 }
 
 /// What a caller presents; `None` where it presents nothing.
-fn credential(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
+pub(super) fn credential(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);

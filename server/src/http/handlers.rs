@@ -204,11 +204,19 @@ pub(super) async fn readyz(axum::extract::State(shared): State) -> Result<&'stat
     }
 }
 
+/// `GET /openapi.json`: what all of this is, for programs.
+pub(super) async fn openapi(shared: State) -> Response {
+    ([(CONTENT_TYPE, JSON_MEDIA_TYPE)], shared.document.clone()).into_response()
+}
+
 /// Every other path.
 pub(super) async fn not_found(uri: Uri) -> Refusal {
     Refusal::new(
         Code::NotFound,
-        format!("nothing is at {}; see /changes and /entities", uri.path()),
+        format!(
+            "nothing is at {}; see /changes, /entities and /openapi.json",
+            uri.path()
+        ),
     )
 }
 

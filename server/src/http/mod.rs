@@ -7,9 +7,12 @@ mod browsers;
 mod caching;
 mod callers;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handlers;
 mod listen;
 mod metrics;
+mod openapi;
 mod options;
 mod problem;
 mod query;
@@ -64,6 +67,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
         ))
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
+        .route("/openapi.json", get(handlers::openapi))
         .fallback(handlers::not_found)
         .method_not_allowed_fallback(handlers::method_not_allowed)
         .with_state(Arc::clone(&shared))

@@ -10,7 +10,7 @@ use crate::cursor::{Cursor, CursorError};
 use crate::page::{PAGE_ROWS, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
-const WAIT_SECONDS_MAX: u64 = 60;
+pub(super) const WAIT_SECONDS_MAX: u64 = 60;
 
 /// The parameters of `GET /changes`.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {
 }
 
 fn limit(value: &str, most: u64) -> Result<u64, Refusal> {
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = is_digits(value);
     match value.parse::<u64>() {
         Ok(limit) if digits && limit >= 1 => Ok(limit.min(most)),
         Err(_) if digits => Ok(most),
@@ -98,9 +98,14 @@ fn limit(value: &str, most: u64) -> Result<u64, Refusal> {
     }
 }
 
+/// What Rust reads as a number may begin with a plus.
+fn is_digits(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn wait(value: &str) -> Result<Duration, Refusal> {
     match value.parse::<u64>() {
-        Ok(seconds) if seconds <= WAIT_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
+        Ok(seconds) if is_digits(value) && seconds <= WAIT_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
         _ => Err(Refusal::new(
             Code::InvalidWait,
             format!("wait: {value:?} is not a whole number of seconds from 0 to {WAIT_SECONDS_MAX}"),

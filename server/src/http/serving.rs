@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use super::options::ServeOptions;
 use super::tls::{Tls, TlsError};
-use super::{connection, listen, metrics_router, router};
+use super::{connection, listen, metrics_router, openapi, router};
 use crate::database;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     pub(super) pace: Pace,
     pub(super) tombstones: Tombstones,
     pub(super) options: ServeOptions,
+    /// The body of `GET /openapi.json`.
+    pub(super) document: Bytes,
     pub(super) began: Instant,
     pub(super) shutdown: CancellationToken,
 }
@@ -103,7 +106,7 @@ pub async fn serve(
         .transpose()?;
     let node = Arc::new(Node::bounded(pool, options.transaction));
     let own_id = own_id(&node).await?;
-    let shared = Arc::new(Shared::new(node, options, shutdown.clone()));
+    let shared = Arc::new(Shared::new(node, options, metrics.is_none(), shutdown.clone()));
     let tasks = [shared.watch(), shared.authenticate()];
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
@@ -141,8 +144,15 @@ async fn own_id(node: &Node) -> Result<Uuid, ServeError> {
 }
 
 impl Shared {
-    fn new(node: Arc<Node>, options: ServeOptions, shutdown: CancellationToken) -> Self {
+    /// Metrics are among the routes for callers, or not.
+    pub(super) fn new(
+        node: Arc<Node>,
+        options: ServeOptions,
+        has_metrics: bool,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
+            document: openapi::document(&options, has_metrics),
             node,
             watcher: Arc::default(),
             pages: SharedPages::default(),

@@ -144,7 +144,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
                             after,
                             target,
                         };
-                        let text = sql::statement(part, format, LIMIT.into()).text;
+                        let text = sql::statement(part, format, LIMIT.into()).unwrap().text;
                         let select = text
                             .strip_prefix("copy (")
                             .and_then(|text| text.strip_suffix(") to stdout"));

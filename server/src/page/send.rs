@@ -100,7 +100,9 @@ impl OpenPage {
                             after,
                             target: (!self.plan.fresh).then_some(&self.plan.target),
                         };
-                        let statement = sql::statement(part, self.request.format, budget.rows_left + 1);
+                        // A cursor with a NUL was not made here.
+                        let statement = sql::statement(part, self.request.format, budget.rows_left + 1)
+                            .map_err(|_| ReadError::BadPosition)?;
                         let connection = self.connection.get()?;
                         let (end, last) = rows::pass(connection, &statement, budget, out)
                             .await

@@ -11,7 +11,7 @@ use highwater_shared::{Column, ColumnRole, Reason, Timestamp};
 use super::Format;
 use crate::cursor::{After, Step};
 use crate::entity::Entity;
-use crate::quoting::{identifier, literal};
+use crate::quoting::{NulInText, identifier, literal};
 use crate::snapshot::{Snapshot, Xid};
 
 /// What a statement walks.
@@ -84,7 +84,7 @@ pub(super) struct Part<'a> {
 }
 
 /// The statement that reads `limit` rows of a part.
-pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement {
+pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<Statement, NulInText> {
     let Part {
         entity,
         step,
@@ -106,7 +106,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
             .map(|column| format!("t.{}", identifier(&column.name)))
             .collect()
     };
-    let (mut fields, mut layout) = fields(entity, step, format, &key, scope.is_some());
+    let (mut fields, mut layout) = fields(entity, step, format, &key, scope.is_some())?;
     match range {
         Range::Key => layout.order = Order::Key,
         Range::Date(_) => layout.order = Order::Date,
@@ -131,7 +131,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
             Some(scope) => write!(
                 text,
                 "highwater.tombstone t where t.entity::bigint = {number} and t.scope = {}",
-                literal(scope.value)
+                literal(scope.value)?
             ),
             None => write!(text, "highwater.tombstone t where t.entity = {number}"),
         };
@@ -145,7 +145,8 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
         }
         if let (Some(seen), Some(scope)) = (scope, &entity.scope) {
             // In what the caller sees: elsewhere it may well live.
-            let all: Vec<String> = seen.all.iter().map(|value| literal(value)).collect();
+            let all = seen.all.iter().map(|value| literal(value));
+            let all = all.collect::<Result<Vec<String>, NulInText>>()?;
             let column = identifier(&scope.column);
             let _ = write!(
                 text,
@@ -160,7 +161,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
         let _ = write!(text, "{} t where {deleted}t.deleted", entity.table);
         if let (Some(seen), Some(scope)) = (scope, &entity.scope) {
             let column = identifier(&scope.column);
-            let _ = write!(text, " and t.{column} = {}::{}", literal(seen.value), scope.cast);
+            let _ = write!(text, " and t.{column} = {}::{}", literal(seen.value)?, scope.cast);
         }
     }
     let casts: Vec<&str> = if tombstones {
@@ -168,7 +169,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
     } else {
         entity.key.iter().map(|column| column.cast.as_str()).collect()
     };
-    bound(&mut text, range, after, &order_key, &casts);
+    bound(&mut text, range, after, &order_key, &casts)?;
     if let Some(target) = target {
         seen_by(&mut text, target);
     }
@@ -178,7 +179,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Statement
         Order::Date => format!("t.changed_date, {order_key}"),
     };
     let _ = write!(text, " order by {order} limit {limit}) to stdout");
-    Statement { text, layout }
+    Ok(Statement { text, layout })
 }
 
 /// The columns of a block of this step, in the order of its fields.
@@ -216,12 +217,12 @@ fn fields(
     format: Format,
     key: &[String],
     is_limited: bool,
-) -> (Vec<String>, Layout) {
+) -> Result<(Vec<String>, Layout), NulInText> {
     let date = "t.changed_date".to_owned();
     let gone = matches!(step, Step::Tombstones | Step::Flagged);
-    let deleted = literal(Reason::Deleted.as_str());
+    let deleted = literal(Reason::Deleted.as_str())?;
     let reason = if step == Step::Tombstones && is_limited {
-        let left = literal(Reason::OutOfScope.as_str());
+        let left = literal(Reason::OutOfScope.as_str())?;
         format!("case when t.left_scope then {left} else {deleted} end")
     } else {
         deleted
@@ -234,7 +235,7 @@ fn fields(
         order: Order::Key,
     };
     let mut fields = match format {
-        Format::Json => vec![change(entity, gone.then_some(&reason), key)],
+        Format::Json => vec![change(entity, gone.then_some(&reason), key)?],
         Format::Copy if gone => key.iter().cloned().chain([date.clone(), reason]).collect(),
         Format::Copy => {
             let columns = entity
@@ -266,11 +267,11 @@ fn fields(
     } else {
         layout.date_from_end = layout.hidden + usize::from(gone);
     }
-    (fields, layout)
+    Ok((fields, layout))
 }
 
 /// A change as JSON text, as compact as it can be.
-fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> String {
+fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> Result<String, NulInText> {
     let object = |columns: Vec<String>| {
         format!(
             "(select row_to_json(r.*)::text from (select {}) r)",
@@ -288,8 +289,8 @@ fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> String {
             true,
             format!(
                 "{} || {reason} || {}",
-                literal("null,\"reason\":\""),
-                literal("\"}")
+                literal("null,\"reason\":\"")?,
+                literal("\"}")?
             ),
         )
     } else {
@@ -300,44 +301,49 @@ fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> String {
         (false, format!("{} || '}}'", object(columns.collect())))
     };
     let name = serde_json::Value::from(entity.name.as_str());
-    format!(
+    Ok(format!(
         "{} || {key} || {} || to_char(t.changed_date, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || {} || {row}",
-        literal(&format!("{{\"entity\":{name},\"key\":")),
-        literal(",\"changedDate\":\""),
-        literal(&format!("\",\"deleted\":{deleted},\"row\":")),
-    )
+        literal(&format!("{{\"entity\":{name},\"key\":"))?,
+        literal(",\"changedDate\":\"")?,
+        literal(&format!("\",\"deleted\":{deleted},\"row\":"))?,
+    ))
 }
 
 /// Where the walk begins, and for a single id where it ends. `casts` are the types of `order_key`.
-fn bound(text: &mut String, range: &Range, after: Option<&After>, order_key: &str, casts: &[&str]) {
+fn bound(
+    text: &mut String,
+    range: &Range,
+    after: Option<&After>,
+    order_key: &str,
+    casts: &[&str],
+) -> Result<(), NulInText> {
     // With its type, since Postgres does not find the type of a composite by itself. One part more
     // or less than there are is for Postgres to refuse.
     let casts = || casts.iter().copied().chain(std::iter::repeat("text"));
     let key = |after: &After| {
         let parts = after.key.iter().zip(casts());
-        let literals: Vec<String> = parts
-            .map(|(part, cast)| format!("{}::{cast}", literal(part)))
-            .collect();
-        literals.join(", ")
+        let literals = parts.map(|(part, cast)| Ok(format!("{}::{cast}", literal(part)?)));
+        literals
+            .collect::<Result<Vec<String>, NulInText>>()
+            .map(|all| all.join(", "))
     };
+    let key = after.map(key).transpose()?.unwrap_or_default();
     let _ = match (range, after) {
         (Range::Key, None) => Ok(()),
-        (Range::Key, Some(after)) => write!(text, " and ({order_key}) > ({})", key(after)),
+        (Range::Key, Some(_)) => write!(text, " and ({order_key}) > ({key})"),
         (Range::Xid(xid), None) => write!(text, " and t.changed_xid = '{xid}'::xid8"),
-        (Range::Xid(xid), Some(after)) => {
+        (Range::Xid(xid), Some(_)) => {
             write!(
                 text,
-                " and t.changed_xid = '{xid}'::xid8 and ({order_key}) > ({})",
-                key(after)
+                " and t.changed_xid = '{xid}'::xid8 and ({order_key}) > ({key})"
             )
         }
         (Range::From(xid), None) => write!(text, " and t.changed_xid >= '{xid}'::xid8"),
         (Range::From(_), Some(after)) => {
             write!(
                 text,
-                " and (t.changed_xid, {order_key}) > ('{}'::xid8, {})",
-                after.order,
-                key(after)
+                " and (t.changed_xid, {order_key}) > ('{}'::xid8, {key})",
+                after.order
             )
         }
         (Range::Date(date), None) => write!(text, " and t.changed_date > '{date}'::timestamptz"),
@@ -345,11 +351,11 @@ fn bound(text: &mut String, range: &Range, after: Option<&After>, order_key: &st
             let date = Timestamp::from_micros(after.order.cast_signed());
             write!(
                 text,
-                " and t.changed_date >= '{date}'::timestamptz and (t.changed_date, {order_key}) > ('{date}'::timestamptz, {})",
-                key(after)
+                " and t.changed_date >= '{date}'::timestamptz and (t.changed_date, {order_key}) > ('{date}'::timestamptz, {key})"
             )
         }
     };
+    Ok(())
 }
 
 /// Leaves out what the target has not seen: a row that changed since comes in the next round.

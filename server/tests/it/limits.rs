@@ -120,6 +120,14 @@ async fn a_cursor_of_64_kib_fits_and_larger_heads_are_refused() {
     assert_eq!(response.version(), reqwest::Version::HTTP_2);
     let problem: Value = response.json().await.unwrap();
     assert_eq!(problem["code"], "invalid_since");
+    // No more than that is an address to the libraries on either side.
+    let mut caller = TcpStream::connect(server.address).await.unwrap();
+    let longer = format!(
+        "GET /changes?since={} HTTP/1.1\r\nhost: x\r\n\r\n",
+        "A".repeat(66_000)
+    );
+    caller.write_all(longer.as_bytes()).await.unwrap();
+    assert!(until_ended(&mut caller).await.starts_with("HTTP/1.1 414"));
 
     let url = format!("http://{}/healthz", server.address);
     for caller in [reqwest::Client::new(), http2()] {

@@ -72,6 +72,71 @@ async fn other_methods_and_forms_are_refused() {
     insta::assert_json_snapshot!([refused, unacceptable]);
 }
 
+/// Methods, targets and headers that a library would not send.
+#[tokio::test]
+async fn nothing_that_http_can_carry_is_a_fault_of_the_server() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    for (line, header, status) in [
+        ("HEAD /changes", "", 200),
+        ("TRACE /changes", "", 405),
+        ("OPTIONS /changes", "", 405),
+        ("CONNECT /changes", "", 405),
+        ("get /changes", "", 405),
+        ("PROPFIND /openapi.json", "", 405),
+        ("OPTIONS *", "", 404),
+        ("CONNECT elsewhere:80", "", 404),
+        ("GET http://elsewhere/changes", "", 200),
+        ("GET //changes", "", 404),
+        ("GET /changes/", "", 404),
+        ("GET /%00", "", 404),
+        ("GET /changes?%00=%ff&&=", "", 200),
+        ("GET /changes?since=%ff", "", 400),
+        ("GET /changes?entity=%ff", "", 404),
+        ("GET /changes", "accept: \u{fe}\u{ff}\r\n", 200),
+        ("GET /changes", "accept: ,;q=,;;;\r\n", 200),
+        ("GET /changes", "accept: */*;q=NaN\r\n", 406),
+        ("GET /changes", "if-none-match: \"\u{ff}\r\n", 200),
+        (
+            "GET /changes",
+            "authorization: \u{ff}\r\nauthorization: x\r\n",
+            200,
+        ),
+        (
+            "GET /changes",
+            "x-request-id: \u{ff}\r\nrange: bytes=0-1\r\n",
+            200,
+        ),
+        ("GET /changes", "accept-encoding: zstd;q=7, \u{ff}\r\n", 200),
+        ("GET /changes", "upgrade: websocket\r\nexpect: nothing\r\n", 200),
+    ] {
+        let mut caller = tokio::net::TcpStream::connect(rig.server.address).await.unwrap();
+        let head = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+        caller.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        caller.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{line} {header}: {answer}"
+        );
+        if status >= 400 {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(
+                head.contains("content-type: application/problem+json"),
+                "{line}: {head}"
+            );
+            let problem: Value = serde_json::from_str(body).unwrap();
+            assert!(
+                problem["code"].is_string() && problem["status"] == status,
+                "{line}: {body}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_postgres_that_went_away_is_unavailable_and_comes_back() {
     use highwater_server::admin;
@@ -140,12 +205,18 @@ async fn no_date_is_a_fault_of_the_server() {
         "0001-01-01T00:00:00Z",
         "1969-12-31T23:59:59Z",
         "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59-23:59",
+        "0000-01-01T00:00:00+23:59",
+        "2026-12-31T23:59:60Z",
     ] {
-        assert_eq!(
-            rig.server.get(&format!("/changes?since={date}")).await.status(),
-            200,
-            "{date}"
-        );
+        let response = rig.server.get(&format!("/changes?since={date}")).await;
+        assert_eq!(response.status(), 200, "{date}");
+        // Nor is what is said next.
+        let page: Value = response.json().await.unwrap();
+        for since in ["next", "lastSyncDate"] {
+            let path = format!("/changes?since={}", page[since].as_str().unwrap());
+            assert_eq!(rig.server.get(&path).await.status(), 200, "{date}: {path}");
+        }
     }
     let page = rig.server.page("").await;
     let mut forged = Cursor::decode(page["next"].as_str().unwrap()).unwrap();

@@ -1,0 +1,96 @@
+//! What a caller may send, with the bounds that `query` checks.
+
+use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn, ParameterStyle};
+use utoipa::openapi::schema::{AnyOfBuilder, SchemaType};
+use utoipa::openapi::{
+    ArrayBuilder, ComponentsBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required, Schema, SchemaFormat,
+    Type,
+};
+
+use crate::cursor::CURSOR_CHARS_MAX;
+use crate::http::query::WAIT_SECONDS_MAX;
+use crate::page::PAGE_ROWS;
+
+/// What a cursor is written with.
+const CURSOR_PATTERN: &str = "^[A-Za-z0-9_-]+$";
+
+/// What no name in the parameter `entity` holds: commas, since they stand between names, and control characters.
+const NAME_PATTERN: &str = r"^[^,\u0000-\u001F\u007F-\u009F]+$";
+
+/// The schemas that only parameters have.
+pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
+    let cursor = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(
+            "The `next` of an earlier page. Nothing in it is for the client.",
+        ))
+        .pattern(Some(CURSOR_PATTERN))
+        .max_length(Some(CURSOR_CHARS_MAX));
+    components.schema("Cursor", cursor)
+}
+
+/// The parameters of `GET /changes`.
+pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> OperationBuilder {
+    let date = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some(
+            "What changed later. 1970-01-01T00:00:00Z means the same as no `since`.",
+        ));
+    let since = AnyOfBuilder::new()
+        .item(date)
+        .item(Ref::from_schema_name("Cursor"));
+    let name = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(NAME_PATTERN));
+    let entity = ArrayBuilder::new().items(name).min_items(Some(1));
+    let limit = whole_number()
+        .minimum(Some(1))
+        .default(Some(PAGE_ROWS.min(page_rows_max).into()));
+    let wait = whole_number()
+        .minimum(Some(0))
+        .maximum(Some(usize::try_from(WAIT_SECONDS_MAX).unwrap_or(usize::MAX)))
+        .default(Some(0.into()));
+    let more = format!(
+        "The most rows in the page; above {page_rows_max} it is lowered to that. A page may hold fewer, and a \
+         `reset` does not count."
+    );
+    let of_entity = query(
+        "entity",
+        "The names of entities; one value may hold several with commas between them. Absent: all that the \
+         caller may read.",
+        entity,
+    );
+    operation
+        .parameter(query("since", "Absent: everything.", since))
+        .parameter(of_entity.style(Some(ParameterStyle::Form)).explode(Some(true)))
+        .parameter(query("limit", &more, limit))
+        .parameter(query(
+            "wait",
+            "Seconds: while nothing is new for this caller, the request is held that long at most.",
+            wait,
+        ))
+        .parameter(
+            ParameterBuilder::new()
+                .name("If-None-Match")
+                .parameter_in(ParameterIn::Header)
+                .required(Required::False)
+                .description(Some(
+                    "The `ETag` of a page that the caller has, answered with 304 while it is still that one.",
+                ))
+                .schema(Some(ObjectBuilder::new().schema_type(Type::String))),
+        )
+}
+
+fn query(name: &str, about: &str, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(schema))
+}
+
+fn whole_number() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::new(Type::Integer))
+}
