@@ -1,3 +1,5 @@
+//! Makes up input for `highwater_client::fuzzing::page`, which says what is promised.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

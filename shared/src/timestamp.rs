@@ -56,7 +56,7 @@ impl Timestamp {
     pub fn from_postgres(text: &str) -> Option<Self> {
         let civil = text.strip_suffix("+00")?;
         let parsed = NaiveDateTime::parse_from_str(civil, "%Y-%m-%d %H:%M:%S%.f").ok()?;
-        Some(Self(parsed.and_utc().timestamp_micros()))
+        Self::checked_from_micros(parsed.and_utc().timestamp_micros())
     }
 }
 
@@ -144,6 +144,17 @@ mod tests {
         assert_eq!(date.to_string(), "2026-11-22T10:00:00.120000Z");
         assert_eq!(Timestamp::from_postgres("infinity"), None);
         assert_eq!(Timestamp::from_postgres("0044-03-15 00:00:00+00 BC"), None);
+    }
+
+    #[test]
+    fn years_that_postgres_does_not_print_so_are_not_read() {
+        for text in [
+            "-2026-11-22 10:00:00+00",
+            "+10000-01-01 00:00:00+00",
+            "0000-01-01 00:00:00+00",
+        ] {
+            assert_eq!(Timestamp::from_postgres(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -123,6 +123,19 @@ async fn a_row_without_an_end_is_given_up() {
     fails(begin, vec![b'x'; 1 << 20], true, "longer than").await;
 }
 
+/// Each of them is in order.
+#[tokio::test]
+async fn rows_without_an_end_are_given_up() {
+    let row = [
+        b"9\t".to_vec(),
+        vec![b'x'; 1 << 20],
+        b"\t2026-11-22 10:00:00+00\n".to_vec(),
+    ]
+    .concat();
+    let begin = [head(""), block().into_bytes()].concat();
+    fails(begin, row, true, "larger than").await;
+}
+
 /// A few kilobytes that become gigabytes.
 #[tokio::test]
 async fn what_expands_without_an_end_is_given_up() {

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 
 use crate::endless::{endless, head, measured, zstd};
-use crate::place::Place;
+use crate::place::{NOBODY, Place};
 use crate::program::err;
 use crate::server::{Answer, COLUMNS, Server};
 
@@ -205,6 +205,25 @@ async fn cursors_that_lead_nowhere_are_refused() {
         ),
     ] {
         fails(name, answers, words).await;
+    }
+}
+
+/// RFC 3339 can write them, and no SyncHelper could that was to be read again.
+#[tokio::test]
+async fn dates_beyond_the_calendar_leave_a_store_that_can_be_read() {
+    for date in ["9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59"] {
+        let place = Place::filled(3).await;
+        let end = trailer("c9", false, 0, &["product"]).replace("2026-11-22T10:00:00Z", date);
+        let server = Server::start(page(end)).await;
+        place.succeeds("pull", &server.address).await;
+        place.succeeds("status", NOBODY).await;
+        let honest = Server::start([Answer::page("c2", false, &["7 Lamp"])]).await;
+        place.succeeds("pull", &honest.address).await;
+        assert_eq!(
+            place.query("store.db", "select count(*) from product"),
+            ["4"],
+            "{date}"
+        );
     }
 }
 
