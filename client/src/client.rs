@@ -1,5 +1,7 @@
 //! The library's front: a store and a server, and what can be done with the two.
 
+mod verify;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +21,7 @@ use crate::spread::Spread;
 use crate::store::{Store, Vacant};
 use crate::token::Token;
 use crate::trust;
+use crate::verify::Observer;
 
 /// The first wait before another attempt.
 const RETRY_MILLISECONDS_MIN: u64 = 500;
@@ -41,8 +44,6 @@ const LIVE_PAUSE_SECONDS_MIN: u64 = 1;
 
 /// Pages that a slow subscriber may fall behind before it misses some.
 const PAGES_BEHIND_MAX: usize = 1024;
-
-type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// Keeps a [`Store`] current from a server.
 #[derive(Clone)]

@@ -33,6 +33,8 @@ pub enum Code {
     InvalidWait,
     /// 400: `entity` is empty or not text.
     InvalidEntity,
+    /// 400: the body is not what the path takes.
+    InvalidBody,
     /// 401: the caller did not say who it is.
     Unauthenticated,
     /// 403: the caller may not read the entity.
@@ -41,12 +43,14 @@ pub enum Code {
     UnknownEntity,
     /// 404: nothing is at this path.
     NotFound,
-    /// 405: the path takes GET only.
+    /// 405: the path takes another method.
     MethodNotAllowed,
     /// 406: none of the accepted media types can be served.
     NotAcceptable,
     /// 410: the cursor cannot be served; ask again without `since`.
     ResyncRequired,
+    /// 413: the body is longer than it may be.
+    BodyTooLarge,
     /// 426: the address takes TLS only.
     TlsRequired,
     /// 429: too many requests from this caller.
@@ -61,13 +65,18 @@ impl Code {
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidSince | Self::InvalidLimit | Self::InvalidWait | Self::InvalidEntity => 400,
+            Self::InvalidSince
+            | Self::InvalidLimit
+            | Self::InvalidWait
+            | Self::InvalidEntity
+            | Self::InvalidBody => 400,
             Self::Unauthenticated => 401,
             Self::ForbiddenEntity => 403,
             Self::UnknownEntity | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::ResyncRequired => 410,
+            Self::BodyTooLarge => 413,
             Self::TlsRequired => 426,
             Self::TooManyRequests => 429,
             Self::Internal => 500,

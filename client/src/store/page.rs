@@ -60,6 +60,9 @@ impl PageSink for PageWriter<'_, '_> {
                 self.block = Some(self.open_block(header)?);
                 Ok(())
             }
+            BlockKind::Changed | BlockKind::Part | BlockKind::Key => {
+                Err(Error::Malformed("it holds digests where rows were due".to_owned()))
+            }
         }
     }
 

@@ -131,6 +131,8 @@ impl Table {
         self.fingerprint == header.fingerprint
             && match header.kind {
                 BlockKind::Reset | BlockKind::Upsert => self.columns == header.columns,
+                // These hold no rows.
+                BlockKind::Changed | BlockKind::Part | BlockKind::Key => true,
                 // A deletion has no more than the key's columns, which are found by name.
                 BlockKind::Delete => self.key().all(|key| {
                     header

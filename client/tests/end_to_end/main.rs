@@ -30,4 +30,7 @@ mod tls;
 mod types;
 mod types_page;
 mod values;
+mod verify;
+mod verify_kinds;
+mod verify_live;
 mod writers;

@@ -6,6 +6,7 @@ mod browsers;
 mod caching;
 mod callers;
 mod connection;
+mod digests;
 mod handlers;
 mod listen;
 mod options;
@@ -20,10 +21,11 @@ use axum::Router;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{get, post};
 use highwater_shared::SOURCE_HEADER;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -56,6 +58,8 @@ struct Shared {
     watcher: Arc<Watcher>,
     pages: SharedPages,
     turns: Turns,
+    /// Digests that may be computed at one time.
+    scans: Arc<Semaphore>,
     options: ServeOptions,
     shutdown: CancellationToken,
 }
@@ -107,6 +111,7 @@ pub async fn serve(
         watcher: Arc::default(),
         pages: SharedPages::default(),
         turns: Turns::new(options.requests_max, options.waiting_max),
+        scans: Arc::new(Semaphore::new(digests::DIGESTS_AT_ONCE_MAX)),
         options,
         shutdown: shutdown.clone(),
     });
@@ -139,6 +144,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid) -> Router {
     let source = HeaderValue::from_str(&own_id.to_string()).ok();
     Router::new()
         .route("/changes", get(handlers::changes))
+        .route("/digests", post(digests::digests))
         .route("/entities", get(handlers::entities))
         // Those above are for callers who are known, those below for everybody.
         .route_layer(middleware::from_fn_with_state(

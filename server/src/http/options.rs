@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::browsers::Origin;
 use super::tls::TlsFiles;
 use crate::auth::Authenticator;
-use crate::page::{PAGE_TIME_MAX, SEND_WAIT_MAX};
+use crate::page::{DIGESTS_TIME_MAX, PAGE_TIME_MAX, SEND_WAIT_MAX};
 
 /// What can be chosen of a server. The default is what `highwater-server serve` does without options.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct ServeOptions {
     pub waiting_max: usize,
     /// A page ends where it stands after this time.
     pub page_time_max: Duration,
+    /// How long digests may take, from the snapshot until the last of them is sent.
+    pub digests_time_max: Duration,
     /// How long a reader may stand still in the middle of a page before it is cut off.
     pub send_wait_max: Duration,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
@@ -47,6 +49,7 @@ impl Default for ServeOptions {
             requests_max: 1_024,
             waiting_max: 20_000,
             page_time_max: PAGE_TIME_MAX,
+            digests_time_max: DIGESTS_TIME_MAX,
             send_wait_max: SEND_WAIT_MAX,
             authenticator: None,
             tls: None,

@@ -44,7 +44,8 @@ pub(super) fn parse(query: Option<&str>) -> Result<Parameters, Refusal> {
     Ok(parameters)
 }
 
-fn since(value: &str) -> Result<Since, Refusal> {
+/// Reads a date or a cursor.
+pub(super) fn since(value: &str) -> Result<Since, Refusal> {
     // Every date has a colon, and no cursor does.
     if value.contains(':') {
         return match value.parse() {

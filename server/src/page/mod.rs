@@ -2,10 +2,13 @@
 //!
 //! `open` begins the transaction, asks what has changed (`probe`) and decides what is to be sent
 //! (`plan`); `send` lets the rows pass from Postgres to the response without decoding them (`rows`,
-//! by statements from `sql`, through `output`).
+//! by statements from `sql`, through `output`). `digests` begins as a page does, and sends what a store
+//! can be compared with.
 
 #[cfg(test)]
 mod cost;
+mod digests;
+mod digests_sql;
 mod open;
 mod output;
 mod plan;
@@ -25,6 +28,7 @@ use highwater_shared::{EntityName, ResyncReason, Timestamp};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
 
+pub use digests::{DIGESTS_TIME_MAX, DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, SEND_WAIT_MAX, nothing, tag};

@@ -50,7 +50,7 @@ impl OpenPage {
                 if step == Step::Anew && resumed.is_none() {
                     out.reset(entity).await?;
                 }
-                out.begin_block(entity, step)?;
+                out.begin_block(entity, sql::kind(step))?;
                 for (place, ranges) in scopes {
                     let place_number = u32::try_from(place).unwrap_or(u32::MAX);
                     if resumed.is_some_and(|from| place_number < from.scope) {
@@ -101,7 +101,7 @@ impl OpenPage {
     }
 
     /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
-    async fn close(&mut self, node: &Node, abandoned: bool) -> Result<(), ReadError> {
+    pub(super) async fn close(&mut self, node: &Node, abandoned: bool) -> Result<(), ReadError> {
         let mut connection = std::mem::take(&mut self.connection);
         if abandoned {
             // Let go of first: a page that held one connection while it waits for another could
@@ -116,7 +116,7 @@ impl OpenPage {
         Ok(())
     }
 
-    fn trailer(&self, full: Option<Position>, budget: &Budget, samples: &Samples) -> Trailer {
+    pub(super) fn trailer(&self, full: Option<Position>, budget: &Budget, samples: &Samples) -> Trailer {
         let (sent, before) = match &self.request.since {
             Since::Nothing => (Timestamp::EPOCH, Timestamp::EPOCH),
             Since::Date(date) => (*date, *date),

@@ -1,0 +1,192 @@
+//! Rows that a comparison found to be wrong: replaced in one transaction, by the code that writes pages.
+//! No cursor moves.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use highwater_shared::block::BLOCK_VERSION;
+use highwater_shared::{BlockHeader, BlockKind, EntityName, PageParser, PageSink, Trailer};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::mpsc;
+
+use super::block::BlockWriter;
+use super::staged::Staged;
+use super::table::{Purpose, Table};
+use super::{Store, from_page, sync_helpers};
+use crate::applied::EntityApplied;
+use crate::error::Error;
+use crate::pull::Writing;
+use crate::sync_helper::Cursor;
+
+/// What is to be mended.
+#[derive(Debug)]
+pub(crate) struct Mending {
+    /// By entity: the cursor that the comparison was made with, and keys to remove, as lines of `COPY` text.
+    pub(crate) extra: Vec<(EntityName, Cursor, Vec<Vec<u8>>)>,
+    pub(crate) writing: Writing,
+}
+
+/// What goes from the network to the task that writes: one answer after the other.
+#[derive(Debug)]
+pub(crate) enum MendingPiece {
+    Chunk(Bytes),
+    /// An answer ended properly.
+    End,
+    /// All of them did. Without this, nothing is kept.
+    All,
+}
+
+impl Store {
+    /// Removes rows, and writes those that arrive over the old ones. Returns what changed, by entity.
+    pub(crate) async fn mend(
+        &self,
+        mending: Mending,
+        pieces: mpsc::Receiver<MendingPiece>,
+    ) -> Result<Vec<EntityApplied>, Error> {
+        self.blocking(move |open| write(&open.connection, &mending, pieces))
+            .await
+    }
+}
+
+fn write(
+    connection: &Connection,
+    mending: &Mending,
+    mut pieces: mpsc::Receiver<MendingPiece>,
+) -> Result<Vec<EntityApplied>, Error> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let mut writer = Mender {
+        block: None,
+        connection,
+        staged: Vec::new(),
+        counts: BTreeMap::new(),
+        writing: mending.writing,
+    };
+    let helpers = sync_helpers::load(connection)?;
+    for (entity, cursor, keys) in &mending.extra {
+        let stands = helpers.get(entity).and_then(|helper| helper.cursor.as_ref());
+        if stands != Some(cursor) {
+            let reason = format!("{entity} was pulled meanwhile");
+            return Err(Error::PullFirst { reason });
+        }
+        writer.remove(entity, keys)?;
+    }
+    let mut parser = PageParser::new();
+    loop {
+        match pieces.blocking_recv() {
+            Some(MendingPiece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
+            Some(MendingPiece::End) => {
+                let _: Trailer = std::mem::take(&mut parser).finish().map_err(from_page)?;
+                writer.block = None;
+            }
+            Some(MendingPiece::All) => break,
+            None => return Err(Error::Incomplete),
+        }
+    }
+    let counts = writer.finish()?;
+    transaction.commit()?;
+    Ok(counts)
+}
+
+struct Mender<'c> {
+    block: Option<BlockWriter<'c>>,
+    connection: &'c Connection,
+    staged: Vec<Staged>,
+    counts: BTreeMap<EntityName, EntityApplied>,
+    writing: Writing,
+}
+
+impl<'c> Mender<'c> {
+    /// Removes rows that the source does not have; they are not kept as deleted, since they never were.
+    fn remove(&mut self, entity: &EntityName, keys: &[Vec<u8>]) -> Result<(), Error> {
+        let table = self.table(entity)?;
+        let header = BlockHeader {
+            version: BLOCK_VERSION,
+            entity: entity.clone(),
+            kind: BlockKind::Delete,
+            columns: table.key().cloned().collect(),
+            fingerprint: table.fingerprint.clone(),
+        };
+        let mut block = BlockWriter::deletes(self.connection, header, &table, false)?;
+        let mut deletes = 0;
+        for key in keys {
+            deletes += block.row(key)? as u64;
+        }
+        self.count(entity).deletes += deletes;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<EntityApplied>, Error> {
+        self.block = None;
+        for staged in &self.staged {
+            staged.apply(self.connection)?;
+        }
+        let counts = self.counts.into_values();
+        Ok(counts.filter(|counts| counts.upserts + counts.deletes > 0).collect())
+    }
+
+    fn count(&mut self, entity: &EntityName) -> &mut EntityApplied {
+        self.counts
+            .entry(entity.clone())
+            .or_insert_with_key(|entity| EntityApplied::new(entity.clone()))
+    }
+
+    fn table(&self, entity: &EntityName) -> Result<Table, Error> {
+        Table::find(self.connection, entity, Purpose::Rows)?.ok_or_else(|| Error::TableMissing {
+            entity: entity.clone(),
+        })
+    }
+
+    fn upserts(&mut self, header: BlockHeader) -> Result<BlockWriter<'c>, Error> {
+        let table = self.table(&header.entity)?;
+        if !table.fits(&header) {
+            let reason = format!("the columns of {} have changed", header.entity);
+            return Err(Error::PullFirst { reason });
+        }
+        let target = match self.writing {
+            Writing::InPlace => None,
+            Writing::DeletesFirst => {
+                let staged = self.staged.iter().find(|staged| staged.entity == header.entity);
+                Some(match staged {
+                    Some(staged) => staged.target(),
+                    None => {
+                        let staged = Staged::create(self.connection, &header.entity, &table, self.staged.len())?;
+                        let target = staged.target();
+                        self.staged.push(staged);
+                        target
+                    }
+                })
+            }
+        };
+        BlockWriter::upserts(self.connection, header, &table, target)
+    }
+}
+
+impl PageSink for Mender<'_> {
+    type Error = Error;
+
+    fn block(&mut self, header: BlockHeader) -> Result<(), Error> {
+        self.block = match header.kind {
+            // What changed since comes with the next pull.
+            BlockKind::Changed => None,
+            BlockKind::Upsert => Some(self.upserts(header)?),
+            BlockKind::Reset => {
+                let reason = format!("{} is to begin anew", header.entity);
+                return Err(Error::PullFirst { reason });
+            }
+            BlockKind::Delete | BlockKind::Part | BlockKind::Key => {
+                return Err(Error::Malformed("it holds no rows where rows were due".to_owned()));
+            }
+        };
+        Ok(())
+    }
+
+    fn row(&mut self, line: &[u8]) -> Result<(), Error> {
+        let Some(block) = &mut self.block else {
+            return Ok(());
+        };
+        let upserts = block.row(line)? as u64;
+        let entity = block.entity.clone();
+        self.count(&entity).upserts += upserts;
+        Ok(())
+    }
+}
