@@ -112,7 +112,11 @@ mod tests {
             ("a", 0, 3_591_986_179_850_072_241),
             ("Highwater", 1, 4_435_622_318_700_847_569),
             ("twelve bytes", 0, -7_123_776_401_673_968_163),
-            ("a text of more than twelve bytes: ß🌊", -42, -9_014_242_981_676_042_965),
+            (
+                "a text of more than twelve bytes: ß🌊",
+                -42,
+                -9_014_242_981_676_042_965,
+            ),
             ("1", i64::MAX, 6_403_197_558_869_505_994),
         ] {
             let found = hash(text.as_bytes(), seed.cast_unsigned()).cast_signed();

@@ -25,7 +25,15 @@ impl ClientBuilder {
         stop: &CancellationToken,
     ) -> Result<VerifyReport, Error> {
         let remote = HttpRemote::patient(&self.server, &self.access)?;
-        verify(&remote, path.as_ref(), self.entities.as_deref(), depth, &self.observer, stop).await
+        verify(
+            &remote,
+            path.as_ref(),
+            self.entities.as_deref(),
+            depth,
+            &self.observer,
+            stop,
+        )
+        .await
     }
 }
 

@@ -13,7 +13,8 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let stop = interrupt::token()?;
     let bar = Bar::new(!options.json, quiet);
     let shown = bar.clone();
-    let builder = pulling(&options.server, &options.pages).observer(move |event: Event<'_>| shown.event(&event));
+    let builder =
+        pulling(&options.server, &options.pages).observer(move |event: Event<'_>| shown.event(&event));
     let opened = open(builder, &options.store.store, &options.pages, &stop).await;
     let (client, seeding) = opened.inspect_err(|_| bar.end())?;
     if let Some(line) = about_seed(&seeding) {

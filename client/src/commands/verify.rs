@@ -1,5 +1,7 @@
 //! `highwater verify`: whether the store is right, and if not, which rows are wrong.
 
+use std::fmt::Write as _;
+
 use highwater_client::{Depth, EntityVerified, Event, RowKey, VerifyReport};
 use serde_json::json;
 
@@ -75,12 +77,13 @@ fn about(found: &EntityVerified) -> String {
     } else {
         for (what, keys) in kinds(found) {
             if !keys.is_empty() {
-                line.push_str(&format!(", {} {what}", keys.len()));
+                let _ = write!(line, ", {} {what}", keys.len());
             }
         }
     }
     if found.left_out > 0 {
-        line.push_str(&format!("; {} changed since the last pull", found.left_out));
+        // Writing into a string does not fail.
+        let _ = write!(line, "; {} changed since the last pull", found.left_out);
     }
     line
 }

@@ -121,7 +121,9 @@ impl<'c> Mender<'c> {
             staged.apply(self.connection)?;
         }
         let counts = self.counts.into_values();
-        Ok(counts.filter(|counts| counts.upserts + counts.deletes > 0).collect())
+        Ok(counts
+            .filter(|counts| counts.upserts + counts.deletes > 0)
+            .collect())
     }
 
     fn count(&mut self, entity: &EntityName) -> &mut EntityApplied {
@@ -145,16 +147,8 @@ impl<'c> Mender<'c> {
         let target = match self.writing {
             Writing::InPlace => None,
             Writing::DeletesFirst => {
-                let staged = self.staged.iter().find(|staged| staged.entity == header.entity);
-                Some(match staged {
-                    Some(staged) => staged.target(),
-                    None => {
-                        let staged = Staged::create(self.connection, &header.entity, &table, self.staged.len())?;
-                        let target = staged.target();
-                        self.staged.push(staged);
-                        target
-                    }
-                })
+                let rooms = &mut self.staged;
+                Some(Staged::target_of(rooms, self.connection, &header.entity, &table)?)
             }
         };
         BlockWriter::upserts(self.connection, header, &table, target)
@@ -174,7 +168,9 @@ impl PageSink for Mender<'_> {
                 return Err(Error::PullFirst { reason });
             }
             BlockKind::Delete | BlockKind::Part | BlockKind::Key => {
-                return Err(Error::Malformed("it holds no rows where rows were due".to_owned()));
+                return Err(Error::Malformed(
+                    "it holds no rows where rows were due".to_owned(),
+                ));
             }
         };
         Ok(())

@@ -40,9 +40,9 @@ use highwater_shared::{EntityName, PageError, PageParser};
 use tokio::sync::mpsc;
 
 pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
+pub(crate) use self::mend::{Mending, MendingPiece};
 use self::open::OpenStore;
 pub(crate) use self::open::{Vacant, beside};
-pub(crate) use self::mend::{Mending, MendingPiece};
 use self::page::PageWriter;
 pub use self::reset::{Reset, reset};
 pub use self::status::{EntityStatus, StoreStatus, status};

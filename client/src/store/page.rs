@@ -60,9 +60,9 @@ impl PageSink for PageWriter<'_, '_> {
                 self.block = Some(self.open_block(header)?);
                 Ok(())
             }
-            BlockKind::Changed | BlockKind::Part | BlockKind::Key => {
-                Err(Error::Malformed("it holds digests where rows were due".to_owned()))
-            }
+            BlockKind::Changed | BlockKind::Part | BlockKind::Key => Err(Error::Malformed(
+                "it holds digests where rows were due".to_owned(),
+            )),
         }
     }
 
@@ -264,21 +264,15 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             return BlockWriter::deletes(connection, header, &table, keep);
         }
         let target = match self.order.writing {
-            Writing::DeletesFirst if purpose == Purpose::Rows => Some(self.stage(&header.entity, &table)?),
+            Writing::DeletesFirst if purpose == Purpose::Rows => Some(Staged::target_of(
+                &mut self.staged,
+                connection,
+                &header.entity,
+                &table,
+            )?),
             Writing::DeletesFirst | Writing::InPlace => None,
         };
         BlockWriter::upserts(connection, header, &table, target)
-    }
-
-    /// Where the entity's rows wait for the end of the page.
-    fn stage(&mut self, entity: &EntityName, table: &Table) -> Result<String, Error> {
-        if let Some(staged) = self.staged.iter().find(|staged| staged.entity == *entity) {
-            return Ok(staged.target());
-        }
-        let staged = Staged::create(self.connection, entity, table, self.staged.len())?;
-        let target = staged.target();
-        self.staged.push(staged);
-        Ok(target)
     }
 
     /// Refuses a trailer that does not go with the question or with the page.

@@ -106,8 +106,8 @@ fn cut(text: &[u8], at: usize) -> Option<(&[u8], &[u8], &[u8])> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rusqlite::types::{ToSqlOutput, Value};
     use rusqlite::ToSql as _;
+    use rusqlite::types::{ToSqlOutput, Value};
 
     fn printed(kind: ValueKind, value: &Value) -> Option<String> {
         let mut out = Vec::new();
@@ -127,7 +127,10 @@ mod tests {
     #[test]
     fn what_postgres_prints_comes_back() {
         for (kind, fields) in [
-            (ValueKind::Integer, &["0", "-7", "9223372036854775807", "-9223372036854775808"][..]),
+            (
+                ValueKind::Integer,
+                &["0", "-7", "9223372036854775807", "-9223372036854775808"][..],
+            ),
             (ValueKind::Boolean, &["t", "f"]),
             (ValueKind::Text, &["", "a\"b", "1.50", "zß水🍌"]),
             (
@@ -141,7 +144,10 @@ mod tests {
                     "infinity",
                 ],
             ),
-            (ValueKind::Timestamp, &["2026-11-22 10:00:00", "2026-11-22 10:00:00.5", "-infinity"]),
+            (
+                ValueKind::Timestamp,
+                &["2026-11-22 10:00:00", "2026-11-22 10:00:00.5", "-infinity"],
+            ),
         ] {
             for field in fields {
                 assert_eq!(round(kind, field).as_deref(), Some(*field), "{kind:?}");
@@ -150,7 +156,10 @@ mod tests {
         assert_eq!(round(ValueKind::Bytes, "\\\\x00ff").as_deref(), Some("\\x00ff"));
         assert_eq!(round(ValueKind::Float, "NaN"), None);
         assert_eq!(round(ValueKind::Float, "-0").as_deref(), Some("0000000000000000"));
-        assert_eq!(round(ValueKind::Float, "0.1").as_deref(), Some("3fb999999999999a"));
+        assert_eq!(
+            round(ValueKind::Float, "0.1").as_deref(),
+            Some("3fb999999999999a")
+        );
     }
 
     #[test]

@@ -88,7 +88,9 @@ impl View {
                 let entity = &under_way.entity;
                 return Err(Error::PullFirst {
                     reason: match under_way.state {
-                        State::Withdrawn => format!("the server no longer offered {entity} when it was asked last"),
+                        State::Withdrawn => {
+                            format!("the server no longer offered {entity} when it was asked last")
+                        }
                         _ => format!("{entity} is in the middle of a pull"),
                     },
                 });
@@ -114,9 +116,10 @@ impl View {
 
     /// The table of an entity.
     pub(crate) fn compared(&self, entity: &EntityName, deep: bool) -> Result<Compared, Error> {
-        let table = Table::find(&self.connection, entity, Purpose::Rows)?.ok_or_else(|| Error::TableMissing {
-            entity: entity.clone(),
-        })?;
+        let table =
+            Table::find(&self.connection, entity, Purpose::Rows)?.ok_or_else(|| Error::TableMissing {
+                entity: entity.clone(),
+            })?;
         Ok(Compared::new(table, deep))
     }
 
@@ -153,7 +156,12 @@ impl View {
             .key()
             .enumerate()
             .map(|(place, column)| format!("{} = ?{}", quoted(&column.name), place + 1))
-            .chain(compared.table.keeps_deleted.then(|| format!("{} = 0", deleted_column())))
+            .chain(
+                compared
+                    .table
+                    .keeps_deleted
+                    .then(|| format!("{} = 0", deleted_column())),
+            )
             .collect();
         let sql = compared.select_sql(&format!(" where {}", conditions.join(" and ")));
         let mut statement = self.prepare(entity, &sql)?;
@@ -187,7 +195,7 @@ impl View {
     }
 }
 
-/// The SyncHelpers of what is to be compared.
+/// What the store remembers of the entities that are to be compared.
 fn chosen(connection: &Connection, wanted: Option<&[EntityName]>) -> Result<Vec<SyncHelper>, Error> {
     let mut helpers = sync_helpers::load(connection)?;
     match wanted {
@@ -249,7 +257,11 @@ impl Compared {
     }
 
     fn select_sql(&self, condition: &str) -> String {
-        format!("select {} from main.{}{condition}", self.columns, quoted(&self.table.name))
+        format!(
+            "select {} from main.{}{condition}",
+            self.columns,
+            quoted(&self.table.name)
+        )
     }
 
     fn hashes(&self, row: &Row<'_>, texts: &mut Texts) -> Result<RowHashes, Error> {

@@ -82,7 +82,9 @@ impl Verification<'_> {
         };
         let mut at: BTreeMap<Cursor, Vec<EntityName>> = BTreeMap::new();
         for helper in helpers {
-            let cursor = helper.cursor.ok_or_else(|| pull_first(format!("{} has no cursor", helper.entity)))?;
+            let cursor = helper
+                .cursor
+                .ok_or_else(|| pull_first(format!("{} has no cursor", helper.entity)))?;
             at.entry(cursor).or_default().push(helper.entity);
         }
         if at.is_empty() {
@@ -92,7 +94,9 @@ impl Verification<'_> {
         let bits = (bytes / PART_BYTES).max(1).ilog2().min(PARTS_BITS_MAX);
         let mut report = VerifyReport::default();
         for (cursor, entities) in at {
-            report.entities.extend(self.at(&mut course, &cursor, &entities, bits).await?);
+            report
+                .entities
+                .extend(self.at(&mut course, &cursor, &entities, bits).await?);
         }
         report.entities.sort_by(|a, b| a.entity.cmp(&b.entity));
         report.bytes = course.meter.read().bytes;
@@ -111,7 +115,11 @@ impl Verification<'_> {
         let mut found = BTreeMap::new();
         let mut pending = Vec::new();
         for entity in entities {
-            let (view, name, deep) = (Arc::clone(&course.view), entity.clone(), self.depth == Depth::Values);
+            let (view, name, deep) = (
+                Arc::clone(&course.view),
+                entity.clone(),
+                self.depth == Depth::Values,
+            );
             let compared = blocking(move || locked(&view).compared(&name, deep)).await?;
             pending.push(Question::parts(entity, compared, bits, None));
             found.insert(entity.clone(), EntityVerified::new(entity, cursor));
@@ -163,7 +171,10 @@ impl Verification<'_> {
             let (meter, observer) = (course.meter.clone(), Arc::clone(&self.observer));
             blocking(move || {
                 let view = locked(&view);
-                asked.iter().map(|question| question.scan(&view, &meter, &*observer)).collect()
+                asked
+                    .iter()
+                    .map(|question| question.scan(&view, &meter, &*observer))
+                    .collect()
             })
         };
         let received = self.there(course, &request, keys_max);
@@ -171,7 +182,12 @@ impl Verification<'_> {
     }
 
     /// The source's answer. What can be tried again is tried again.
-    async fn there(&self, course: &Course, request: &DigestsRequest, keys_max: u64) -> Result<Received, Error> {
+    async fn there(
+        &self,
+        course: &Course,
+        request: &DigestsRequest,
+        keys_max: u64,
+    ) -> Result<Received, Error> {
         let mut delays = self.retries.build();
         loop {
             let error = match self.receive(course, request, keys_max).await {
@@ -193,13 +209,21 @@ impl Verification<'_> {
         request: &DigestsRequest,
         keys_max: u64,
     ) -> Result<Received, Error> {
-        let body = answer(self.remote, self.store, course.source.as_ref(), request, self.wanted.is_some()).await?;
+        let body = answer(
+            self.remote,
+            self.store,
+            course.source.as_ref(),
+            request,
+            self.wanted.is_some(),
+        )
+        .await?;
         let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let received = blocking(move || read(receiver, keys_max));
-        let fed = feed(body, sender, &course.meter, &*self.observer);
-        match tokio::join!(received, fed) {
-            (Err(Error::Incomplete), Err(error)) | (Ok(_), Err(error)) => Err(error),
-            (received, _) => received,
+        let reading = blocking(move || read(receiver, keys_max));
+        let feeding = feed(body, sender, &course.meter, &*self.observer);
+        match tokio::join!(reading, feeding) {
+            // Why there was no end, the network knows.
+            (Err(Error::Incomplete), Err(error)) => Err(error),
+            (read, _) => read,
         }
     }
 }
@@ -230,9 +254,7 @@ pub(super) async fn answer(
         }),
         _ => match answer.outcome {
             Outcome::Page(body) => Ok(body),
-            Outcome::Resync(_) => Err(pull_first(
-                "the server can no longer serve its cursor".to_owned(),
-            )),
+            Outcome::Resync(_) => Err(pull_first("the server can no longer serve its cursor".to_owned())),
         },
     }
 }

@@ -123,7 +123,12 @@ impl Question {
             })
         };
         let split = large.chunks(1).map(|part| {
-            Self::parts(&self.of.entity, self.compared.clone(), bits + SPLIT_BITS, within(part))
+            Self::parts(
+                &self.of.entity,
+                self.compared.clone(),
+                bits + SPLIT_BITS,
+                within(part),
+            )
         });
         let mut next: Vec<Self> = split.collect();
         let mut rest = small.as_slice();

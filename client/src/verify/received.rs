@@ -57,7 +57,9 @@ impl Received {
         entity: &EntityName,
         work: impl FnOnce(&mut dyn Iterator<Item = Result<Vec<u8>, Error>>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut statement = self.left_out.prepare("select key from left_out where entity = ?1")?;
+        let mut statement = self
+            .left_out
+            .prepare("select key from left_out where entity = ?1")?;
         let keys = statement.query_map([entity.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
         work(&mut keys.map(|key| key.map_err(Error::from)))
     }
@@ -73,7 +75,9 @@ impl PageSink for Received {
             BlockKind::Reset => of.begins_anew = true,
             BlockKind::Changed | BlockKind::Part | BlockKind::Key => {}
             BlockKind::Delete | BlockKind::Upsert => {
-                return Err(Error::Malformed("it holds rows where digests were due".to_owned()));
+                return Err(Error::Malformed(
+                    "it holds rows where digests were due".to_owned(),
+                ));
             }
         }
         self.block = Some((header.entity, header.kind));
@@ -96,7 +100,10 @@ impl PageSink for Received {
                 of.parts.set(part, digest);
             }
             _ => {
-                let at = line.iter().rposition(|byte| *byte == b'\t').ok_or_else(|| malformed("a key"))?;
+                let at = line
+                    .iter()
+                    .rposition(|byte| *byte == b'\t')
+                    .ok_or_else(|| malformed("a key"))?;
                 let (key, digest) = line.split_at(at);
                 let digest = number(digest.get(1..)).ok_or_else(|| malformed("a key"))?;
                 if of.keys.len() >= self.keys_max {

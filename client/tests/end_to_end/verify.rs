@@ -41,8 +41,12 @@ pub(crate) async fn assert_verified(url: &str, store: &Path, more: &[&str], what
 /// Edits a store behind the client's back.
 pub(crate) fn edit(store: &Path, sql: &str) {
     let connection = Connection::open(store).unwrap();
-    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
-    connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection
+        .busy_timeout(std::time::Duration::from_secs(10))
+        .unwrap();
+    connection
+        .execute_batch(sql)
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 async fn pulled(sql: &str, tables: &[&str]) -> (Rig, std::path::PathBuf) {
@@ -70,10 +74,17 @@ async fn what_is_missing_extra_or_stale_is_named_and_repaired() {
         "entity": "product", "rows": 499, "parts": told["entities"][0]["parts"], "leftOut": 0,
         "missing": [{"id": 7}, {"id": 300}], "extra": [{"id": 501}], "stale": [{"id": 12}],
     });
-    assert_eq!((code, &told["equal"], &told["entities"]), (3, &json!(false), &json!([expected])));
+    assert_eq!(
+        (code, &told["equal"], &told["entities"]),
+        (3, &json!(false), &json!([expected]))
+    );
 
     let (code, told) = verify(&url, &store, &["--repair"]).await;
-    assert_eq!((code, &told["repaired"], &told["equal"]), (0, &json!(true), &json!(false)), "{told}");
+    assert_eq!(
+        (code, &told["repaired"], &told["equal"]),
+        (0, &json!(true), &json!(false)),
+        "{told}"
+    );
     assert_verified(&url, &store, &["--deep"], "after the repair").await;
     rig.assert_equal(&store, &["product"], "repaired").await;
     let again = assert_verified(&url, &store, &["--repair"], "nothing to repair").await;
@@ -124,11 +135,21 @@ async fn what_changed_since_the_pull_is_no_difference() {
     .await;
     let told = assert_verified(&rig.url(), &store, &["--deep"], "stale, and rightly so").await;
     // 1, 2, 3, 4, 400 and 401 are in the store; 1004 and 1005 are not.
-    assert_eq!((&told["entities"][0]["rows"], &told["entities"][0]["leftOut"]), (&json!(494), &json!(8)));
+    assert_eq!(
+        (&told["entities"][0]["rows"], &told["entities"][0]["leftOut"]),
+        (&json!(494), &json!(8))
+    );
     // What is wrong is found all the same, in the midst of it; the rest comes by the pull.
-    edit(&store, "delete from product where id in (1, 5); insert into product values (1004, 'x', '1', 'x')");
+    edit(
+        &store,
+        "delete from product where id in (1, 5); insert into product values (1004, 'x', '1', 'x')",
+    );
     let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
-    assert_eq!((code, &told["entities"][0]["missing"]), (0, &json!([{"id": 5}])), "{told}");
+    assert_eq!(
+        (code, &told["entities"][0]["missing"]),
+        (0, &json!([{"id": 5}])),
+        "{told}"
+    );
     rig.pulled(&store, &[]).await;
     assert_verified(&rig.url(), &store, &["--deep"], "pulled").await;
     rig.assert_equal(&store, &["product"], "pulled").await;
@@ -141,7 +162,10 @@ async fn a_store_that_lost_nearly_everything_is_compared_part_by_part() {
     let (rig, store) = pulled(sql, &["product"]).await;
     edit(&store, "delete from product where id > 10; vacuum");
     let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
-    assert_eq!((code, told["entities"][0]["missing"].as_array().unwrap().len()), (0, 249_990));
+    assert_eq!(
+        (code, told["entities"][0]["missing"].as_array().unwrap().len()),
+        (0, 249_990)
+    );
     rig.assert_equal(&store, &["product"], "repaired").await;
 }
 
@@ -156,7 +180,10 @@ async fn rows_that_trade_a_unique_value_are_repaired() {
     let (code, told) = verify(&rig.url(), &store, &["--deep", "--repair"]).await;
     assert_eq!(code, 0, "{told}");
     rig.assert_equal(&store, &["product"], "repaired").await;
-    edit(&store, "update product set name = 'p3', id = 1003 where id = 3; insert into product values (3, 'x', '1', 'x')");
+    edit(
+        &store,
+        "update product set name = 'p3', id = 1003 where id = 3; insert into product values (3, 'x', '1', 'x')",
+    );
     let (code, told) = verify(&rig.url(), &store, &["--deep", "--repair"]).await;
     assert_eq!(code, 0, "the row that is too much goes first: {told}");
     rig.assert_equal(&store, &["product"], "repaired").await;
@@ -168,12 +195,19 @@ async fn rows_that_are_kept_though_deleted_are_no_rows() {
     run(&rig.pool, "delete from product where id < 4").await;
     rig.pulled(&store, &["--keep-deleted"]).await;
     assert_verified(&rig.url(), &store, &["--deep"], "flagged").await;
-    edit(&store, "update product set deleted = 1 where id = 4; update product set deleted = 0 where id = 3");
+    edit(
+        &store,
+        "update product set deleted = 1 where id = 4; update product set deleted = 0 where id = 3",
+    );
     let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
     let found = &told["entities"][0];
-    assert_eq!((code, &found["missing"], &found["extra"]), (0, &json!([{"id": 4}]), &json!([{"id": 3}])));
+    assert_eq!(
+        (code, &found["missing"], &found["extra"]),
+        (0, &json!([{"id": 4}]), &json!([{"id": 3}]))
+    );
     let connection = Connection::open(&store).unwrap();
-    let held = "select group_concat(id || ':' || deleted) from (select * from product where id < 6 order by id)";
+    let held =
+        "select group_concat(id || ':' || deleted) from (select * from product where id < 6 order by id)";
     let held: String = connection.query_row(held, [], |row| row.get(0)).unwrap();
     assert_eq!(held, "1:1,2:1,4:0,5:0");
 }
@@ -193,18 +227,27 @@ async fn each_state_that_cannot_be_compared_says_what_to_do() {
     };
     for more in [&[][..], &["--repair"]] {
         let (code, said) = refused(more).await;
-        assert!(code == 1 && said.contains("no such file") && !store.exists(), "{said}");
+        assert!(
+            code == 1 && said.contains("no such file") && !store.exists(),
+            "{said}"
+        );
     }
     drop(highwater_client::Store::open(&store).unwrap());
     let (code, said) = refused(&[]).await;
-    assert!(code == 1 && said.contains("nothing was pulled") && said.contains("highwater pull"), "{said}");
+    assert!(
+        code == 1 && said.contains("nothing was pulled") && said.contains("highwater pull"),
+        "{said}"
+    );
 
     // Apart, at two cursors.
     rig.pulled(&store, &["--entity", "product"]).await;
     run(&rig.pool, "insert into price values (1)").await;
     rig.pulled(&store, &["--entity", "price"]).await;
     let told = assert_verified(&url, &store, &[], "two cursors").await;
-    assert_eq!((&told["entities"][0]["rows"], &told["entities"][1]["rows"]), (&json!(1), &json!(9)));
+    assert_eq!(
+        (&told["entities"][0]["rows"], &told["entities"][1]["rows"]),
+        (&json!(1), &json!(9))
+    );
     let told = assert_verified(&url, &store, &["--entity", "price"], "one of them").await;
     assert_eq!(told["entities"].as_array().unwrap().len(), 1);
     let (code, said) = refused(&["--entity", "nothing"]).await;
@@ -213,7 +256,10 @@ async fn each_state_that_cannot_be_compared_says_what_to_do() {
     // It would begin anew.
     run(&rig.pool, "truncate price").await;
     let (code, said) = refused(&[]).await;
-    assert!(code == 1 && said.contains("price is to begin anew") && said.contains("highwater pull"), "{said}");
+    assert!(
+        code == 1 && said.contains("price is to begin anew") && said.contains("highwater pull"),
+        "{said}"
+    );
     rig.pulled(&store, &[]).await;
     run(&rig.pool, "alter table price add column note text").await;
     let (code, said) = refused(&["--repair"]).await;
@@ -222,15 +268,24 @@ async fn each_state_that_cannot_be_compared_says_what_to_do() {
     // In the middle of a pull, which nobody goes on with.
     let whole = assert_verified(&url, &store, &[], "whole").await;
     assert_eq!(whole["entities"].as_array().unwrap().len(), 2);
-    edit(&store, "update sync_helper set state = 'pulling' where entity = 'price'");
+    edit(
+        &store,
+        "update sync_helper set state = 'pulling' where entity = 'price'",
+    );
     let (code, said) = refused(&[]).await;
-    assert!(code == 1 && said.contains("price is in the middle of a pull"), "{said}");
+    assert!(
+        code == 1 && said.contains("price is in the middle of a pull"),
+        "{said}"
+    );
     assert_verified(&url, &store, &["--entity", "product"], "the other").await;
     rig.pulled(&store, &[]).await;
     // Withdrawn.
     run(&rig.pool, "select highwater.disable('price')").await;
     let (code, said) = refused(&[]).await;
-    assert!(code == 1 && said.contains("price") && said.contains("highwater pull"), "{said}");
+    assert!(
+        code == 1 && said.contains("price") && said.contains("highwater pull"),
+        "{said}"
+    );
     rig.pulled(&store, &[]).await;
     let told = assert_verified(&url, &store, &[], "what is left").await;
     assert_eq!(told["entities"].as_array().unwrap().len(), 1);
@@ -239,7 +294,10 @@ async fn each_state_that_cannot_be_compared_says_what_to_do() {
     // A table that somebody dropped.
     edit(&store, "drop table product");
     let (code, said) = refused(&[]).await;
-    assert!(code == 1 && said.contains("the table of product is missing"), "{said}");
+    assert!(
+        code == 1 && said.contains("the table of product is missing"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,7 +324,10 @@ async fn a_server_that_goes_away_is_waited_for_and_then_named() {
         });
         let (code, said) = verify(&url, &store, &[]).await;
         let said = said.as_str().unwrap_or_default();
-        assert!(code == 1 && expected.iter().all(|words| said.contains(words)), "{said}");
+        assert!(
+            code == 1 && expected.iter().all(|words| said.contains(words)),
+            "{said}"
+        );
         answering.join().unwrap();
     }
     assert!(std::fs::read(&store).unwrap() == before, "nothing was written");
@@ -286,7 +347,10 @@ async fn it_runs_beside_a_daemon_which_repairs_wait_for_in_vain() {
     assert_verified(&rig.url(), &store, &["--deep"], "beside a daemon").await;
     let (code, said) = verify(&rig.url(), &store, &["--repair"]).await;
     let said = said.as_str().unwrap_or_default();
-    assert!(code == 1 && said.contains("in use by another highwater"), "{said}");
+    assert!(
+        code == 1 && said.contains("in use by another highwater"),
+        "{said}"
+    );
     drop(daemon);
 }
 
@@ -301,11 +365,20 @@ async fn people_are_told_in_words_and_quiet_is_quiet() {
         (output.status.code(), printed)
     };
     let (code, said) = text(&[]).await;
-    assert!(code == Some(0) && said.starts_with("product: 500 rows, all the same\nequal ("), "{said}");
+    assert!(
+        code == Some(0) && said.starts_with("product: 500 rows, all the same\nequal ("),
+        "{said}"
+    );
     edit(&store, "delete from product where id > 480");
     let (code, said) = text(&[]).await;
-    assert!(code == Some(3) && said.contains("product: 480 rows, 20 missing\n  missing: id=481\n"), "{said}");
-    assert!(said.contains("and 10 more") && said.contains("--repair"), "{said}");
+    assert!(
+        code == Some(3) && said.contains("product: 480 rows, 20 missing\n  missing: id=481\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("and 10 more") && said.contains("--repair"),
+        "{said}"
+    );
     assert_eq!(text(&["--quiet"]).await, (Some(3), String::new()));
     let (code, said) = text(&["--repair"]).await;
     assert!(code == Some(0) && said.contains("were repaired"), "{said}");

@@ -40,7 +40,10 @@ async fn no_writer_makes_a_false_alarm_and_none_hides_a_fault() {
             left_out += told["entities"][0]["leftOut"].as_u64().unwrap();
         }
     }
-    assert!(verified > 9 && left_out > 0, "{verified} comparisons, {left_out} left out");
+    assert!(
+        verified > 9 && left_out > 0,
+        "{verified} comparisons, {left_out} left out"
+    );
     drop(daemon);
     // A fault is found in the midst of it, unless a writer has changed the row.
     edit(
@@ -49,8 +52,19 @@ async fn no_writer_makes_a_false_alarm_and_none_hides_a_fault() {
     );
     let (code, told) = verify(&rig.url(), &still, &["--deep"]).await;
     let found = |entity: usize, kind: &str| told["entities"][entity][kind].as_array().unwrap().len();
-    assert!(code == 3 && found(0, "missing") > 50 && found(1, "stale") > 50, "{told}");
-    assert_eq!((found(0, "extra"), found(0, "stale"), found(1, "missing"), found(1, "extra")), (0, 0, 0, 0));
+    assert!(
+        code == 3 && found(0, "missing") > 50 && found(1, "stale") > 50,
+        "{told}"
+    );
+    assert_eq!(
+        (
+            found(0, "extra"),
+            found(0, "stale"),
+            found(1, "missing"),
+            found(1, "extra")
+        ),
+        (0, 0, 0, 0)
+    );
     let (code, told) = verify(&rig.url(), &still, &["--deep", "--repair"]).await;
     assert_eq!((code, &told["repaired"]), (0, &json!(true)), "{told}");
     writers.stop().await;
@@ -101,7 +115,13 @@ async fn a_tenant_hears_of_its_own_rows_alone() {
     pull.args(["--quiet", "--server", &url, "--token-file", token]);
     assert!(output(pull).await.status.success());
     let told = assert_verified(&url, &store, &["--token-file", token], "its own").await;
-    assert_eq!((&told["entities"][0]["rows"], told["entities"].as_array().unwrap().len()), (&json!(200), 1));
+    assert_eq!(
+        (
+            &told["entities"][0]["rows"],
+            told["entities"].as_array().unwrap().len()
+        ),
+        (&json!(200), 1)
+    );
     // Changes to the rows of others are not named to it; those that leave and come are.
     run(
         &rig.pool,
@@ -111,11 +131,24 @@ async fn a_tenant_hears_of_its_own_rows_alone() {
     )
     .await;
     let told = assert_verified(&url, &store, &["--deep", "--token-file", token], "moved").await;
-    assert_eq!((&told["entities"][0]["rows"], &told["entities"][0]["leftOut"]), (&json!(198), &json!(3)));
+    assert_eq!(
+        (&told["entities"][0]["rows"], &told["entities"][0]["leftOut"]),
+        (&json!(198), &json!(3))
+    );
     // A row of another's is extra here, though the source has it.
-    edit(&store, "insert into product values (12, 0, 'p12', '2026-11-22T10:00:00.000000Z')");
+    edit(
+        &store,
+        "insert into product values (12, 0, 'p12', '2026-11-22T10:00:00.000000Z')",
+    );
     let (code, told) = verify(&url, &store, &["--repair", "--token-file", token]).await;
-    assert_eq!((code, &told["entities"][0]["extra"]), (0, &json!([{"id": 12}])), "{told}");
+    assert_eq!(
+        (code, &told["entities"][0]["extra"]),
+        (0, &json!([{"id": 12}])),
+        "{told}"
+    );
     let (code, said) = verify(&url, &store, &[]).await;
-    assert!(code == 1 && said.as_str().unwrap().contains("unauthenticated"), "{said}");
+    assert!(
+        code == 1 && said.as_str().unwrap().contains("unauthenticated"),
+        "{said}"
+    );
 }

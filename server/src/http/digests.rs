@@ -38,9 +38,9 @@ pub(super) async fn digests(
         ..read(request, caller).await?
     };
     let turn = shared.turns.take()?;
-    let scanning = Arc::clone(&shared.scans)
-        .try_acquire_owned()
-        .map_err(|_| ReadError::Unavailable("as many tables are being compared as may be; try again".to_owned()))?;
+    let scanning = Arc::clone(&shared.scans).try_acquire_owned().map_err(|_| {
+        ReadError::Unavailable("as many tables are being compared as may be; try again".to_owned())
+    })?;
     let open = page::open_digests(&shared.node, asked).await?;
     let (sender, pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let output = Output::new(Format::Copy, sender).with_send_wait_max(shared.options.send_wait_max);
@@ -58,18 +58,23 @@ async fn read(request: Request, caller: Caller) -> Result<DigestsAsked, Refusal>
     let body = to_bytes(request.into_body(), DIGESTS_BODY_BYTES_MAX + 1);
     let body = match tokio::time::timeout(BODY_TIME_MAX, body).await {
         Ok(Ok(body)) if body.len() <= DIGESTS_BODY_BYTES_MAX => body,
-        Ok(Err(error)) if !is_too_large(&error) => return Err(invalid(format!("the body broke off: {error}"))),
+        Ok(Err(error)) if !is_too_large(&error) => {
+            return Err(invalid(format!("the body broke off: {error}")));
+        }
         Ok(_) => {
             let detail = format!("the body may have {DIGESTS_BODY_BYTES_MAX} bytes");
             return Err(Refusal::new(Code::BodyTooLarge, detail));
         }
         Err(_) => {
-            let detail = format!("the body did not arrive within {} seconds", BODY_TIME_MAX.as_secs());
+            let detail = format!(
+                "the body did not arrive within {} seconds",
+                BODY_TIME_MAX.as_secs()
+            );
             return Err(invalid(detail));
         }
     };
-    let request: DigestsRequest =
-        serde_json::from_slice(&body).map_err(|error| invalid(format!("the body cannot be read: {error}")))?;
+    let request: DigestsRequest = serde_json::from_slice(&body)
+        .map_err(|error| invalid(format!("the body cannot be read: {error}")))?;
     let since = match &request.since {
         Some(since) => query::since(since)?,
         None => Since::Nothing,
@@ -82,7 +87,12 @@ async fn read(request: Request, caller: Caller) -> Result<DigestsAsked, Refusal>
     for of in &request.entities {
         check(of).map_err(invalid)?;
     }
-    if names.is_empty() || names.iter().enumerate().any(|(place, name)| names.iter().skip(place + 1).any(|other| other == name)) {
+    if names.is_empty()
+        || names
+            .iter()
+            .enumerate()
+            .any(|(place, name)| names.iter().skip(place + 1).any(|other| other == name))
+    {
         return Err(invalid("entities: name some, each once".to_owned()));
     }
     callers::asked(&caller, Some(names))?;
@@ -109,7 +119,10 @@ fn check(of: &DigestsOf) -> Result<(), String> {
     let parts_before = within.map_or(1, |within| within.parts.len() as u64);
     let parts = parts_before.saturating_mul(1 << of.bits.saturating_sub(bits_before));
     if of.want == Want::Parts && parts > 1 << PARTS_BITS_MAX {
-        return Err(format!("bits: {} parts at once are the most", 1 << PARTS_BITS_MAX));
+        return Err(format!(
+            "bits: {} parts at once are the most",
+            1 << PARTS_BITS_MAX
+        ));
     }
     Ok(())
 }

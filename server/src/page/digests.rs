@@ -79,7 +79,9 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
                 encoding,
             });
         }
-        Some(_) => "this Postgres computes other hashes than a store does; it cannot be compared with one".to_owned(),
+        Some(_) => {
+            "this Postgres computes other hashes than a store does; it cannot be compared with one".to_owned()
+        }
         None => format!("a database in {encoding} cannot be compared with a store; one in UTF8 can"),
     };
     page.let_go().await?;
@@ -96,7 +98,11 @@ impl OpenDigests {
             () = gone => return,
         };
         let sent = match sent {
-            Ok(rows) => self.page.close(node, false).await.map(|()| self.trailer(rows, samples)),
+            Ok(rows) => self
+                .page
+                .close(node, false)
+                .await
+                .map(|()| self.trailer(rows, samples)),
             Err(error) => Err(error),
         };
         match sent {
@@ -133,7 +139,12 @@ impl OpenDigests {
             };
             let mut lines = Vec::new();
             if self.may_hold_unseen(entity) {
-                lines.extend(digested.changed().into_iter().map(|statement| (BlockKind::Changed, statement)));
+                lines.extend(
+                    digested
+                        .changed()
+                        .into_iter()
+                        .map(|statement| (BlockKind::Changed, statement)),
+                );
             }
             for of in self.asked.entities.iter().filter(|of| of.entity == entity.name) {
                 let digested = Digested {

@@ -95,8 +95,10 @@ impl Digested<'_> {
             mask(bits),
             inner.join(", "),
             self.rows(),
-            self.within
-                .map_or(String::new(), |within| format!(" where {}", belongs("r.h", within))),
+            self.within.map_or(String::new(), |within| format!(
+                " where {}",
+                belongs("r.h", within)
+            )),
         )
     }
 
@@ -147,7 +149,10 @@ impl Digested<'_> {
         let mut statements = Vec::new();
         for unseen in unseen_by(self.seen) {
             for (key, from) in [(self.key(), &rows), (tombstone_key.clone(), &tombstones)] {
-                statements.push(format!("copy (select {} from {from} and {unseen}) to stdout", key.join(", ")));
+                statements.push(format!(
+                    "copy (select {} from {from} and {unseen}) to stdout",
+                    key.join(", ")
+                ));
             }
         }
         statements
@@ -157,12 +162,20 @@ impl Digested<'_> {
         let belongs = self.within.map_or(String::new(), |within| {
             format!(" and {}", belongs(&self.key_hash(), within))
         });
-        format!("copy (select {} from {}{belongs}) to stdout", fields.join(", "), self.rows())
+        format!(
+            "copy (select {} from {}{belongs}) to stdout",
+            fields.join(", "),
+            self.rows()
+        )
     }
 
     /// The live rows that the caller may see and the snapshot has seen.
     fn rows(&self) -> String {
-        let mut text = format!("{} t where not t.deleted and {}", self.entity.table, self.in_scope());
+        let mut text = format!(
+            "{} t where not t.deleted and {}",
+            self.entity.table,
+            self.in_scope()
+        );
         seen_by(&mut text, self.seen);
         text
     }

@@ -208,7 +208,9 @@ pub(super) fn columns(entity: &Entity, kind: BlockKind) -> Vec<Column> {
         ..own(&column.name, &column.type_name, ColumnRole::Key)
     });
     match kind {
-        BlockKind::Reset | BlockKind::Upsert => entity.columns.iter().cloned().chain([changed_date]).collect(),
+        BlockKind::Reset | BlockKind::Upsert => {
+            entity.columns.iter().cloned().chain([changed_date]).collect()
+        }
         BlockKind::Delete => key
             .chain([changed_date, own("reason", "text", ColumnRole::Reason)])
             .collect(),
