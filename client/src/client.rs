@@ -1,5 +1,6 @@
 //! The library's front: a store and a server, and what can be done with the two.
 
+mod resync;
 mod verify;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use highwater_shared::{EntityList, EntityName, Timestamp};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use self::resync::Difference;
 use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull};
@@ -229,6 +231,7 @@ impl Client {
             }
             (self.observer)(event);
         };
+        let shortcut = Difference { client: self, stop };
         let pull = Pull {
             remote: self.remote.as_ref(),
             store: &self.store,
@@ -238,6 +241,7 @@ impl Client {
             wait,
             retries,
             resyncs,
+            shortcut: Some(&shortcut),
             stop,
             observer: &observer,
         };

@@ -164,6 +164,12 @@ pub enum Error {
         /// The entity.
         entity: EntityName,
     },
+    /// An entity with many rows is to begin anew; the pull compares it with the source first, by itself.
+    #[error("{entity} is to begin anew")]
+    BeginsAnew {
+        /// The entity.
+        entity: EntityName,
+    },
     /// A row meets a unique index that the user added.
     #[error(
         "a row of {entity} does not fit the unique index {index} of the store; nothing was changed; drop the index or make it not unique"

@@ -4,16 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use highwater_shared::EntityName;
+use backon::BackoffBuilder as _;
+use highwater_shared::{EntityName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::{Client, ClientBuilder, PULL_RETRIES_MAX, retries};
-use crate::applied::PageApplied;
+use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::{Event, Writing};
 use crate::remote::HttpRemote;
-use crate::verify::{Depth, EntityVerified, Observer, Verification, VerifyReport, mend};
+use crate::store::Standing;
+use crate::sync_helper::Cursor;
+use crate::verify::{Depth, EntityVerified, Verification, VerifyReport, mend};
 
 impl ClientBuilder {
     /// As [`Client::verify`], for the store at `path`, which another process may write to meanwhile.
@@ -25,15 +28,16 @@ impl ClientBuilder {
         stop: &CancellationToken,
     ) -> Result<VerifyReport, Error> {
         let remote = HttpRemote::patient(&self.server, &self.access)?;
-        verify(
-            &remote,
-            path.as_ref(),
-            self.entities.as_deref(),
+        let verification = Verification {
+            remote: &remote,
+            store: path.as_ref(),
+            wanted: self.entities.as_deref(),
             depth,
-            &self.observer,
+            retries: retries().with_max_times(PULL_RETRIES_MAX),
+            observer: self.observer,
             stop,
-        )
-        .await
+        };
+        verification.run(None).await
     }
 }
 
@@ -60,8 +64,7 @@ impl Client {
     /// [`Error::PullFirst`] where there is nothing to compare yet, or not in this state.
     pub async fn verify(&self, depth: Depth, stop: &CancellationToken) -> Result<VerifyReport, Error> {
         let remote = self.remote.to_patient()?;
-        let entities = self.entities.as_deref();
-        verify(&remote, self.store.path(), entities, depth, &self.observer, stop).await
+        self.verification(&remote, depth, stop).run(None).await
     }
 
     /// Compares as [`Client::verify`] does, replaces the rows that differ, and compares these entities
@@ -93,29 +96,78 @@ impl Client {
             () = stop.cancelled() => return Err(Error::Stopped),
             mended = self.mend(&differing, &meter) => mended?,
         }
-        let entities: Vec<EntityName> = differing.into_iter().map(|found| found.entity).collect();
-        let mended = Self {
-            entities: Some(entities),
-            ..self.clone()
+        let remote = self.remote.to_patient()?;
+        let entities: Vec<EntityName> = differing.iter().map(|found| found.entity.clone()).collect();
+        let verification = Verification {
+            wanted: Some(&entities),
+            ..self.verification(&remote, depth, stop)
         };
-        let after = mended.verify(depth, stop).await?;
+        let after = verification.run(Some(&differing)).await?;
         report.repaired = Some(after.is_equal());
         report.bytes += meter.read().bytes + after.bytes;
         report.elapsed = begun.elapsed();
         Ok(report)
     }
 
-    /// Replaces what differs; what can be tried again is.
+    /// A comparison of this client's entities.
+    pub(super) fn verification<'a>(
+        &'a self,
+        remote: &'a HttpRemote,
+        depth: Depth,
+        stop: &'a CancellationToken,
+    ) -> Verification<'a> {
+        Verification {
+            remote,
+            store: self.store.path(),
+            wanted: self.entities.as_deref(),
+            depth,
+            retries: retries().with_max_times(PULL_RETRIES_MAX),
+            observer: Arc::clone(&self.observer),
+            stop,
+        }
+    }
+
+    /// Replaces what differs, as of the cursors of the entities.
     async fn mend(&self, differing: &[EntityVerified], meter: &Meter) -> Result<(), Error> {
-        use backon::BackoffBuilder as _;
+        let cursors = differing
+            .iter()
+            .filter_map(|found| Some((found.entity.clone(), found.cursor.clone()?)));
+        let standing = Standing::At(cursors.collect());
+        let applied = self.replace(differing, &standing, meter).await?;
+        let helpers = self.store.sync_helpers()?;
+        let stands = helpers.iter().find(|helper| helper.cursor.is_some());
+        if let Some((helper, cursor)) = stands.and_then(|helper| Some((helper, helper.cursor.clone()?))) {
+            let page = page(cursor, false, helper.last_sync_date, applied);
+            (self.observer)(Event::Applied(&page));
+            // Nobody may be listening, which is fine.
+            let _ = self.applied.send(Arc::new(page));
+        }
+        Ok(())
+    }
+
+    /// Fetches what differs and has the store write it; what can be tried again is.
+    pub(super) async fn replace(
+        &self,
+        differing: &[EntityVerified],
+        standing: &Standing,
+        meter: &Meter,
+    ) -> Result<Vec<EntityApplied>, Error> {
         let remote = self.remote.to_patient()?;
         let helpers = self.store.sync_helpers()?;
         let source = helpers.iter().find_map(|helper| helper.source.as_ref());
         let mut delays = retries().with_max_times(PULL_RETRIES_MAX).build();
         let mut writing = Writing::InPlace;
-        let applied = loop {
-            match mend(&remote, &self.store, source, differing, writing, meter).await {
-                Ok(applied) => break applied,
+        loop {
+            let mended = mend(
+                &remote,
+                &self.store,
+                source,
+                differing,
+                standing.clone(),
+                writing,
+                meter,
+            );
+            match mended.await {
                 Err(Error::UniqueIndex { .. }) if writing == Writing::InPlace => {
                     writing = Writing::DeletesFirst;
                 }
@@ -126,43 +178,25 @@ impl Client {
                     (self.observer)(Event::Retrying { error: &error, delay });
                     tokio::time::sleep(delay).await;
                 }
-                Err(error) => return Err(error),
+                mended => return mended,
             }
-        };
-        let stands = helpers.iter().find(|helper| helper.cursor.is_some());
-        if let Some((helper, cursor)) = stands.and_then(|helper| Some((helper, helper.cursor.clone()?))) {
-            let page = PageApplied {
-                cursor,
-                more: false,
-                last_sync_date: helper.last_sync_date,
-                rows: applied.iter().map(|entity| entity.upserts).sum(),
-                deleted: applied.iter().map(|entity| entity.deletes).sum(),
-                entities: applied,
-            };
-            (self.observer)(Event::Applied(&page));
-            // Nobody may be listening, which is fine.
-            let _ = self.applied.send(Arc::new(page));
         }
-        Ok(())
     }
 }
 
-async fn verify(
-    remote: &HttpRemote,
-    store: &Path,
-    wanted: Option<&[EntityName]>,
-    depth: Depth,
-    observer: &Observer,
-    stop: &CancellationToken,
-) -> Result<VerifyReport, Error> {
-    let verification = Verification {
-        remote,
-        store,
-        wanted,
-        depth,
-        retries: retries().with_max_times(PULL_RETRIES_MAX),
-        observer: Arc::clone(observer),
-        stop,
-    };
-    verification.run().await
+/// What was written, as a page that was applied.
+pub(super) fn page(
+    cursor: Cursor,
+    more: bool,
+    last_sync_date: Timestamp,
+    entities: Vec<EntityApplied>,
+) -> PageApplied {
+    PageApplied {
+        cursor,
+        more,
+        last_sync_date,
+        rows: entities.iter().map(|entity| entity.upserts).sum(),
+        deleted: entities.iter().map(|entity| entity.deletes).sum(),
+        entities,
+    }
 }

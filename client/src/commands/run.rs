@@ -61,7 +61,10 @@ fn note(event: &Event<'_>) {
         }
         Event::Resync { reason, delay, .. } => {
             let seconds = delay.as_secs_f64();
-            tracing::warn!(?reason, "every entity begins anew in {seconds:.1} s");
+            tracing::warn!(
+                ?reason,
+                "what differs is fetched, or every entity begins anew in {seconds:.1} s"
+            );
         }
         Event::SchemaChanged(entity) => {
             tracing::warn!("the columns of {entity} have changed; it begins anew");

@@ -1,5 +1,5 @@
 //! Rows that a comparison found to be wrong: replaced in one transaction, by the code that writes pages.
-//! No cursor moves.
+//! No cursor moves, unless the comparison was with the source as it is now.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use highwater_shared::block::BLOCK_VERSION;
 use highwater_shared::{BlockHeader, BlockKind, EntityName, PageParser, PageSink, Trailer};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::block::BlockWriter;
 use super::staged::Staged;
@@ -16,22 +16,37 @@ use super::{Store, from_page, sync_helpers};
 use crate::applied::EntityApplied;
 use crate::error::Error;
 use crate::pull::Writing;
-use crate::sync_helper::Cursor;
+use crate::sync_helper::{Cursor, SourceId, State};
 
 /// What is to be mended.
 #[derive(Debug)]
 pub(crate) struct Mending {
-    /// By entity: the cursor that the comparison was made with, and keys to remove, as lines of `COPY` text.
-    pub(crate) extra: Vec<(EntityName, Cursor, Vec<Vec<u8>>)>,
+    /// By entity: keys to remove, as lines of `COPY` text.
+    pub(crate) extra: Vec<(EntityName, Vec<Vec<u8>>)>,
     pub(crate) writing: Writing,
+    pub(crate) standing: Standing,
+}
+
+/// Which cursor the rows go with.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// That of each entity, and it must still be this one.
+    At(Vec<(EntityName, Cursor)>),
+    /// Another one, that a pull goes on from; where rows come, the one that comes with the last of them.
+    MovesTo {
+        cursor: Cursor,
+        /// What it covers.
+        entities: Vec<EntityName>,
+        source: SourceId,
+    },
 }
 
 /// What goes from the network to the task that writes: one answer after the other.
 #[derive(Debug)]
 pub(crate) enum MendingPiece {
     Chunk(Bytes),
-    /// An answer ended properly.
-    End,
+    /// An answer ended properly. The cursor that came with it is told.
+    End(oneshot::Sender<Cursor>),
     /// All of them did. Without this, nothing is kept.
     All,
 }
@@ -61,30 +76,72 @@ fn write(
         counts: BTreeMap::new(),
         writing: mending.writing,
     };
-    let helpers = sync_helpers::load(connection)?;
-    for (entity, cursor, keys) in &mending.extra {
-        let stands = helpers.get(entity).and_then(|helper| helper.cursor.as_ref());
-        if stands != Some(cursor) {
-            let reason = format!("{entity} was pulled meanwhile");
-            return Err(Error::PullFirst { reason });
+    if let Standing::At(cursors) = &mending.standing {
+        let helpers = sync_helpers::load(connection)?;
+        for (entity, cursor) in cursors {
+            let stands = helpers.get(entity).and_then(|helper| helper.cursor.as_ref());
+            if stands != Some(cursor) {
+                let reason = format!("{entity} was pulled meanwhile");
+                return Err(Error::PullFirst { reason });
+            }
         }
+    }
+    for (entity, keys) in &mending.extra {
         writer.remove(entity, keys)?;
     }
     let mut parser = PageParser::new();
+    let mut last = None;
     loop {
         match pieces.blocking_recv() {
             Some(MendingPiece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
-            Some(MendingPiece::End) => {
-                let _: Trailer = std::mem::take(&mut parser).finish().map_err(from_page)?;
+            Some(MendingPiece::End(told)) => {
+                let trailer: Trailer = std::mem::take(&mut parser).finish().map_err(from_page)?;
                 writer.block = None;
+                let next = Cursor::new(trailer.next);
+                last = Some(next.clone());
+                // Who does not listen any more has failed.
+                let _ = told.send(next);
             }
             Some(MendingPiece::All) => break,
             None => return Err(Error::Incomplete),
         }
     }
     let counts = writer.finish()?;
+    if let Standing::MovesTo {
+        cursor,
+        entities,
+        source,
+    } = &mending.standing
+    {
+        move_to(connection, last.as_ref().unwrap_or(cursor), entities, source)?;
+    }
     transaction.commit()?;
     Ok(counts)
+}
+
+/// Puts the entities at a cursor. Some of what has changed since it was made may be there and some not, so
+/// they are in the middle of a pull, which ends with what that cursor has not seen.
+fn move_to(
+    connection: &Connection,
+    cursor: &Cursor,
+    entities: &[EntityName],
+    source: &SourceId,
+) -> Result<(), Error> {
+    let mut helpers = sync_helpers::load(connection)?;
+    let newest = helpers.values().map(|helper| helper.sequence).max();
+    let sequence = newest.unwrap_or(0).saturating_add(1);
+    for entity in entities {
+        if let Some(helper) = helpers.get_mut(entity) {
+            helper.cursor = Some(cursor.clone());
+            helper.covers = entities.to_vec();
+            helper.state = State::Pulling;
+            helper.sequence = sequence;
+            helper.began = sequence;
+            helper.source = Some(source.clone());
+            sync_helpers::save(connection, helper)?;
+        }
+    }
+    Ok(())
 }
 
 struct Mender<'c> {

@@ -40,14 +40,14 @@ use highwater_shared::{EntityName, PageError, PageParser};
 use tokio::sync::mpsc;
 
 pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
-pub(crate) use self::mend::{Mending, MendingPiece};
+pub(crate) use self::mend::{Mending, MendingPiece, Standing};
 use self::open::OpenStore;
 pub(crate) use self::open::{Vacant, beside};
 use self::page::PageWriter;
 pub use self::reset::{Reset, reset};
 pub use self::status::{EntityStatus, StoreStatus, status};
 pub(crate) use self::value::key_value;
-pub(crate) use self::view::{Compared, View};
+pub(crate) use self::view::{Compared, Look, View};
 use crate::applied::PageApplied;
 use crate::error::Error;
 use crate::meter::Meter;

@@ -206,7 +206,17 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             staged.clear(connection)?;
         }
         let keep_deleted = self.order.keep_deleted;
-        match Table::find(connection, &header.entity, Purpose::Rows)? {
+        let rows = Table::find(connection, &header.entity, Purpose::Rows)?;
+        if let (Some(table), Some(rows_max)) = (&rows, self.order.anew_rows_max)
+            && helper.complete
+            && table.fits(header)
+            && table.has_rows(connection, rows_max)?
+        {
+            return Err(Error::BeginsAnew {
+                entity: header.entity.clone(),
+            });
+        }
+        match rows {
             Some(_) if helper.complete => {
                 Table::create(connection, header, Purpose::Renewal, keep_deleted)?;
                 helper.state = State::Renewing;

@@ -177,6 +177,16 @@ impl Table {
         Ok(true)
     }
 
+    /// Whether there are so many rows, or more.
+    pub(super) fn has_rows(&self, connection: &Connection, rows: u64) -> Result<bool, Error> {
+        let sql = format!(
+            "select count(*) >= ?1 from (select 1 from main.{} limit ?1)",
+            quoted(&self.name)
+        );
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        Ok(connection.query_row(&sql, [rows], |row| row.get(0))?)
+    }
+
     /// Removes all rows.
     pub(super) fn clear(&self, connection: &Connection) -> Result<(), Error> {
         connection.execute_batch(&format!("delete from main.{}", quoted(&self.name)))?;

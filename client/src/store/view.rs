@@ -32,6 +32,15 @@ pub(crate) struct View {
     bytes: u64,
 }
 
+/// When a store is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Between two pulls, which is waited for.
+    BetweenPulls,
+    /// Now, whatever state it is in.
+    Now,
+}
+
 /// A row of an entity, as it is compared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowHashes {
@@ -50,15 +59,14 @@ pub(crate) struct Compared {
 }
 
 impl View {
-    /// Opens the store at `path`, as soon as no pull is under way in the entities that are `wanted`
-    /// (all, where none are named).
-    pub(crate) fn open(path: &Path, wanted: Option<&[EntityName]>) -> Result<Self, Error> {
+    /// Opens the store at `path`, to compare the entities that are `wanted` (all, where none are named).
+    pub(crate) fn open(path: &Path, wanted: Option<&[EntityName]>, look: Look) -> Result<Self, Error> {
         let path = open::absolute(path)?;
         look::at(&path, |_| Ok(()))?;
-        Self::begin(&path, wanted).map_err(|error| error.in_store(&path))
+        Self::begin(&path, wanted, look).map_err(|error| error.in_store(&path))
     }
 
-    fn begin(path: &Path, wanted: Option<&[EntityName]>) -> Result<Self, Error> {
+    fn begin(path: &Path, wanted: Option<&[EntityName]>, look: Look) -> Result<Self, Error> {
         // Nothing is written; but only who might, makes the files that SQLite needs beside a store
         // that nobody has open, and removes them again.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -73,7 +81,9 @@ impl View {
             } else {
                 chosen(&connection, wanted)?
             };
-            let under_way = helpers.iter().find(|helper| helper.state != State::Current);
+            let under_way = helpers
+                .iter()
+                .find(|helper| look == Look::BetweenPulls && helper.state != State::Current);
             let Some(under_way) = under_way else {
                 let pages: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
                 let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
@@ -123,24 +133,26 @@ impl View {
         Ok(Compared::new(table, deep))
     }
 
-    /// Hands every live row of an entity to `each`, with its key as a line of `COPY` text that can be
-    /// asked for. Returns how many there were.
+    /// Hands every live row of an entity to `each` of whose key's hash `is_wanted` says so, with its key
+    /// as a line of `COPY` text that can be asked for.
     pub(crate) fn rows(
         &self,
         entity: &EntityName,
         compared: &Compared,
+        mut is_wanted: impl FnMut(u64) -> bool,
         mut each: impl FnMut(RowHashes, &dyn Fn() -> Vec<u8>),
-    ) -> Result<u64, Error> {
+    ) -> Result<(), Error> {
         let mut statement = self.prepare(entity, &compared.select_sql(&compared.live()))?;
         let mut rows = statement.query([])?;
         let mut texts = Texts::default();
-        let mut count = 0;
         while let Some(row) = rows.next()? {
-            let hashes = compared.hashes(row, &mut texts)?;
-            each(hashes, &|| texts.key_line());
-            count += 1;
+            let key = compared.key_hash(row, &mut texts)?;
+            if is_wanted(key) {
+                let digest = compared.digest(key, row, &mut texts)?;
+                each(RowHashes { key, digest }, &|| texts.key_line());
+            }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Hands those of the rows to `each` that have one of these keys, lines of `COPY` text.
@@ -175,7 +187,9 @@ impl View {
             }
             let mut rows = statement.raw_query();
             while let Some(row) = rows.next()? {
-                each(compared.hashes(row, &mut texts)?);
+                let key = compared.key_hash(row, &mut texts)?;
+                let digest = compared.digest(key, row, &mut texts)?;
+                each(RowHashes { key, digest });
             }
         }
         Ok(())
@@ -237,6 +251,11 @@ impl Compared {
         }
     }
 
+    /// Whether it holds rows that were deleted.
+    pub(crate) fn keeps_deleted(&self) -> bool {
+        self.table.keeps_deleted
+    }
+
     /// Whether the source has the columns that the store has.
     pub(crate) fn has_fingerprint(&self, fingerprint: &str) -> bool {
         self.table.fingerprint == fingerprint
@@ -264,12 +283,15 @@ impl Compared {
         )
     }
 
-    fn hashes(&self, row: &Row<'_>, texts: &mut Texts) -> Result<RowHashes, Error> {
+    fn key_hash(&self, row: &Row<'_>, texts: &mut Texts) -> Result<u64, Error> {
         texts.key.resize_with(self.key.len(), Vec::new);
         for (place, (kind, text)) in self.key.iter().zip(&mut texts.key).enumerate() {
             printed::print(*kind, row.get_ref(place)?, text);
         }
-        let key = key_hash(texts.key.iter().map(Vec::as_slice));
+        Ok(key_hash(texts.key.iter().map(Vec::as_slice)))
+    }
+
+    fn digest(&self, key: u64, row: &Row<'_>, texts: &mut Texts) -> Result<u64, Error> {
         let date = self.key.len();
         printed::print(ValueKind::TimestampWithZone, row.get_ref(date)?, &mut texts.value);
         let mut digest = date_hash(key, &texts.value);
@@ -278,7 +300,7 @@ impl Compared {
                 digest ^= value_hash(key, *place, &texts.value);
             }
         }
-        Ok(RowHashes { key, digest })
+        Ok(digest)
     }
 }
 

@@ -11,31 +11,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use bytes::Bytes;
-use highwater_shared::digests::PARTS_BITS_MAX;
-use highwater_shared::{Code, DigestsRequest, EntityName, PageParser, Trailer, Want};
+use highwater_shared::digests::{BITS_MAX, PARTS_BITS_MAX};
+use highwater_shared::{DigestsRequest, EntityName, Want, Within};
 use rusqlite::InterruptHandle;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{answer, blocking, pull_first, receive};
 use super::found::{Depth, EntityVerified, VerifyReport};
-use super::question::{Answered, Here, Question, answers};
+use super::question::{Answered, Here, PARTS_NAMED_MAX, Question, answers};
 use super::received::Received;
 use crate::error::Error;
 use crate::meter::Meter;
-use crate::pull::{Event, Outcome, PageBody as _};
-use crate::remote::{HttpBody, HttpRemote};
-use crate::store::{View, from_page};
-use crate::sync_helper::{Cursor, SourceId};
+use crate::pull::Event;
+use crate::remote::HttpRemote;
+use crate::store::{Compared, Look, View};
+use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 
 /// Bytes of a store's file that a part stands for, so that there are some dozens of rows in it.
 const PART_BYTES: u64 = 4096;
 
+/// Where all is brought to the source as it is now: parts are by so much smaller, as bits.
+const FINER_BITS: u32 = 2;
+
+/// At most this share of the rows may lie in parts that differ; it is reached where one row in seven does,
+/// spread over the table. Then to fetch all is shorter.
+const IN_DIFFERING_PERCENT_MAX: u64 = 90;
+
+/// At most so many rows may differ: each is sent as a key and then as a whole.
+const DIFFERENT_PERCENT_MAX: u64 = 30;
+
 /// The longest wait that a server's `Retry-After` is followed for.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
-
-/// Chunks of a body that wait to be read; the network pauses beyond that.
-const CHUNKS_WAITING_MAX: usize = 16;
 
 /// Told what happens.
 pub(crate) type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
@@ -55,31 +61,71 @@ pub(crate) struct Verification<'a> {
 /// What a comparison keeps in mind.
 struct Course {
     view: Arc<Mutex<View>>,
+    /// How large the store's file is.
+    bytes: u64,
     meter: Meter,
     source: Option<SourceId>,
 }
 
+/// What a comparison begins with.
+enum Begin<'a> {
+    /// All rows, in parts that so many bits name.
+    Parts(u32),
+    /// The rows that were found to differ.
+    Rows(&'a [EntityVerified]),
+}
+
+impl Begin<'_> {
+    fn questions(&self, entity: &EntityName, compared: &Compared) -> Vec<Question> {
+        let found = match self {
+            Self::Parts(bits) => return vec![Question::parts(entity, compared.clone(), *bits, None)],
+            Self::Rows(found) => found.iter().find(|found| found.entity == *entity),
+        };
+        let parts = found.map(|found| found.parts_of_rows(true)).unwrap_or_default();
+        let some = parts.chunks(PARTS_NAMED_MAX).map(|parts| {
+            let within = Within {
+                bits: BITS_MAX,
+                parts: parts.to_vec(),
+            };
+            // Each has one row, save for an accident.
+            Question::keys(entity, compared.clone(), within, 2 * parts.len() as u64)
+        });
+        some.collect()
+    }
+}
+
 impl Verification<'_> {
-    /// Compares the store with its source.
-    pub(crate) async fn run(&self) -> Result<VerifyReport, Error> {
+    /// Compares the store with its source: these rows, where some are named.
+    pub(crate) async fn run(&self, again: Option<&[EntityVerified]>) -> Result<VerifyReport, Error> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped),
-            report = self.compare() => report,
+            report = self.compare(again) => report,
         }
     }
 
-    async fn compare(&self) -> Result<VerifyReport, Error> {
+    /// Compares the store, whatever its cursors are worth, with the source as it is now: returns a cursor of
+    /// now, and what differs. `None` where a store cannot be brought there row by row, or where that
+    /// is longer than to fetch all.
+    pub(crate) async fn against_now(&self) -> Result<Option<(Cursor, Vec<EntityVerified>)>, Error> {
+        let (mut course, _interrupted) = self.look(Look::Now).await?;
+        let helpers = locked(&course.view).helpers().to_vec();
+        let is_whole =
+            |helper: &SyncHelper| helper.complete && matches!(helper.state, State::Current | State::Pulling);
+        if helpers.is_empty() || !helpers.iter().all(is_whole) {
+            return Ok(None);
+        }
+        let entities: Vec<EntityName> = helpers.into_iter().map(|helper| helper.entity).collect();
+        // Small parts, since some of them do differ.
+        let bits = (bits(course.bytes) + FINER_BITS).min(PARTS_BITS_MAX);
+        let found = self.at(&mut course, None, &entities, &Begin::Parts(bits)).await?;
+        Ok(found.and_then(|found| Some((found.first()?.cursor.clone()?, found))))
+    }
+
+    async fn compare(&self, again: Option<&[EntityVerified]>) -> Result<VerifyReport, Error> {
         let begun = Instant::now();
-        let (path, wanted) = (self.store.to_owned(), self.wanted.map(<[EntityName]>::to_vec));
-        let view = blocking(move || View::open(&path, wanted.as_deref())).await?;
-        let _interrupted = Interrupted(view.interrupt_handle());
-        let (helpers, bytes) = (view.helpers().to_vec(), view.bytes());
-        let mut course = Course {
-            view: Arc::new(Mutex::new(view)),
-            meter: Meter::default(),
-            source: helpers.iter().find_map(|helper| helper.source.clone()),
-        };
+        let (mut course, _interrupted) = self.look(Look::BetweenPulls).await?;
+        let helpers = locked(&course.view).helpers().to_vec();
         let mut at: BTreeMap<Cursor, Vec<EntityName>> = BTreeMap::new();
         for helper in helpers {
             let cursor = helper
@@ -90,13 +136,11 @@ impl Verification<'_> {
         if at.is_empty() {
             return Err(pull_first("nothing was pulled into it yet".to_owned()));
         }
-        // Where a file has few bytes for a part, a table in it has few rows.
-        let bits = (bytes / PART_BYTES).max(1).ilog2().min(PARTS_BITS_MAX);
+        let first = again.map_or_else(|| Begin::Parts(bits(course.bytes)), Begin::Rows);
         let mut report = VerifyReport::default();
         for (cursor, entities) in at {
-            report
-                .entities
-                .extend(self.at(&mut course, &cursor, &entities, bits).await?);
+            let found = self.at(&mut course, Some(cursor), &entities, &first).await?;
+            report.entities.extend(found.into_iter().flatten());
         }
         report.entities.sort_by(|a, b| a.entity.cmp(&b.entity));
         report.bytes = course.meter.read().bytes;
@@ -104,14 +148,32 @@ impl Verification<'_> {
         Ok(report)
     }
 
-    /// Compares the entities that stand at one cursor.
+    /// Opens the store. What is read of it ends with the second part.
+    async fn look(&self, look: Look) -> Result<(Course, Interrupted), Error> {
+        let (path, wanted) = (self.store.to_owned(), self.wanted.map(<[EntityName]>::to_vec));
+        let view = blocking(move || View::open(&path, wanted.as_deref(), look)).await?;
+        let interrupted = Interrupted(view.interrupt_handle());
+        let source = view.helpers().iter().find_map(|helper| helper.source.clone());
+        let course = Course {
+            bytes: view.bytes(),
+            view: Arc::new(Mutex::new(view)),
+            meter: Meter::default(),
+            source,
+        };
+        Ok((course, interrupted))
+    }
+
+    /// Compares entities that stand at one cursor or, without one, with the source as it is now: then
+    /// `None` is returned where too much differs.
     async fn at(
         &self,
         course: &mut Course,
-        cursor: &Cursor,
+        cursor: Option<Cursor>,
         entities: &[EntityName],
-        bits: u32,
-    ) -> Result<Vec<EntityVerified>, Error> {
+        begin: &Begin<'_>,
+    ) -> Result<Option<Vec<EntityVerified>>, Error> {
+        let is_bounded = cursor.is_none();
+        let mut as_of = cursor;
         let mut found = BTreeMap::new();
         let mut pending = Vec::new();
         for entity in entities {
@@ -121,12 +183,20 @@ impl Verification<'_> {
                 self.depth == Depth::Values,
             );
             let compared = blocking(move || locked(&view).compared(&name, deep)).await?;
-            pending.push(Question::parts(entity, compared, bits, None));
-            found.insert(entity.clone(), EntityVerified::new(entity, cursor));
+            if is_bounded && compared.keeps_deleted() {
+                return Ok(None);
+            }
+            pending.extend(begin.questions(entity, &compared));
+            found.insert(entity.clone(), EntityVerified::new(entity));
         }
+        let (mut rows, mut in_differing) = (0, 0);
         while !pending.is_empty() {
             let asked = one_of_each(&mut pending);
-            let (here, there) = self.ask(course, cursor, &asked).await?;
+            let (here, there) = self.ask(course, as_of.as_ref(), &asked).await?;
+            if is_bounded {
+                // It is as of the first answer, and leads to where the last one was given.
+                as_of.clone_from(&there.next);
+            }
             let view = Arc::clone(&course.view);
             let answered = blocking(move || answers(&locked(&view), asked, here, there)).await?;
             for Answered {
@@ -141,27 +211,40 @@ impl Verification<'_> {
                 };
                 if question.of.want == Want::Parts && question.of.within.is_none() {
                     (found.rows, found.parts, found.left_out) = totals;
+                    rows += found.rows;
+                    // Of both sides together.
+                    in_differing += differing.iter().map(|part| part.rows).sum::<u64>() / 2;
                 }
                 found.missing.extend(keys.missing);
                 found.extra.extend(keys.extra);
                 found.stale.extend(keys.stale);
                 pending.extend(question.next(&differing));
             }
+            let differ: u64 = found.values().map(EntityVerified::differences).sum();
+            if is_bounded
+                && (exceeds(in_differing, IN_DIFFERING_PERCENT_MAX, rows)
+                    || exceeds(differ, DIFFERENT_PERCENT_MAX, rows))
+            {
+                return Ok(None);
+            }
         }
         let mut found: Vec<EntityVerified> = found.into_values().collect();
-        found.iter_mut().for_each(EntityVerified::sort);
-        Ok(found)
+        for found in &mut found {
+            found.cursor.clone_from(&as_of);
+            found.sort();
+        }
+        Ok(Some(found))
     }
 
     /// Has both sides answer questions at one time.
     async fn ask(
         &self,
         course: &mut Course,
-        cursor: &Cursor,
+        cursor: Option<&Cursor>,
         asked: &[Question],
     ) -> Result<(Vec<Here>, Received), Error> {
         let request = DigestsRequest {
-            since: Some(cursor.as_str().to_owned()),
+            since: cursor.map(|cursor| cursor.as_str().to_owned()),
             deep: self.depth == Depth::Values,
             entities: asked.iter().map(|question| question.of.clone()).collect(),
         };
@@ -190,7 +273,12 @@ impl Verification<'_> {
     ) -> Result<Received, Error> {
         let mut delays = self.retries.build();
         loop {
-            let error = match self.receive(course, request, keys_max).await {
+            let received = async {
+                let (store, source) = (self.store, course.source.as_ref());
+                let body = answer(self.remote, store, source, request, self.wanted.is_some()).await?;
+                receive(body, keys_max, &course.meter, &*self.observer).await
+            };
+            let error = match received.await {
                 Err(error) if error.is_retryable() => error,
                 received => return received,
             };
@@ -202,65 +290,15 @@ impl Verification<'_> {
             tokio::time::sleep(delay).await;
         }
     }
-
-    async fn receive(
-        &self,
-        course: &Course,
-        request: &DigestsRequest,
-        keys_max: u64,
-    ) -> Result<Received, Error> {
-        let body = answer(
-            self.remote,
-            self.store,
-            course.source.as_ref(),
-            request,
-            self.wanted.is_some(),
-        )
-        .await?;
-        let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let reading = blocking(move || read(receiver, keys_max));
-        let feeding = feed(body, sender, &course.meter, &*self.observer);
-        match tokio::join!(reading, feeding) {
-            // Why there was no end, the network knows.
-            (Err(Error::Incomplete), Err(error)) => Err(error),
-            (read, _) => read,
-        }
-    }
 }
 
-/// What the source answers a request with; an error where the store has to be pulled first.
-pub(super) async fn answer(
-    remote: &HttpRemote,
-    store: &Path,
-    source: Option<&SourceId>,
-    request: &DigestsRequest,
-    is_named: bool,
-) -> Result<HttpBody, Error> {
-    let answer = match remote.digests(request).await {
-        // It was withdrawn since the store was pulled, which the next pull will find.
-        Err(Error::Refused {
-            status: 403 | 404,
-            code: Some(Code::ForbiddenEntity | Code::UnknownEntity),
-            detail,
-            ..
-        }) if !is_named => return Err(pull_first(detail)),
-        answer => answer?,
-    };
-    match source {
-        Some(kept) if *kept != answer.source => Err(Error::OtherSource {
-            store: store.to_owned(),
-            kept: kept.as_str().to_owned(),
-            offered: answer.source.as_str().to_owned(),
-        }),
-        _ => match answer.outcome {
-            Outcome::Page(body) => Ok(body),
-            Outcome::Resync(_) => Err(pull_first("the server can no longer serve its cursor".to_owned())),
-        },
-    }
+/// How many bits name a part: where a file has few bytes for a part, a table in it has few rows.
+fn bits(bytes: u64) -> u32 {
+    (bytes / PART_BYTES).max(1).ilog2().min(PARTS_BITS_MAX)
 }
 
-pub(super) fn pull_first(reason: String) -> Error {
-    Error::PullFirst { reason }
+fn exceeds(some: u64, percent: u64, all: u64) -> bool {
+    some.saturating_mul(100) > all.saturating_mul(percent)
 }
 
 /// The first question about each entity, taken from those that are pending: an answer has one for each.
@@ -274,51 +312,6 @@ fn one_of_each(pending: &mut Vec<Question>) -> Vec<Question> {
         }
     }
     asked
-}
-
-/// Passes a body on, chunk by chunk. Its end is the end of the channel only where it ended properly.
-async fn feed(
-    mut body: HttpBody,
-    sender: mpsc::Sender<Option<Bytes>>,
-    meter: &Meter,
-    observer: &(dyn Fn(Event<'_>) + Send + Sync),
-) -> Result<(), Error> {
-    loop {
-        let chunk = body.chunk().await?;
-        let is_end = chunk.is_none();
-        if let Some(chunk) = &chunk {
-            meter.bytes(chunk.len());
-            observer(Event::Progress(meter.read()));
-        }
-        // Whoever no longer listens has failed, and says so.
-        if sender.send(chunk).await.is_err() || is_end {
-            return Ok(());
-        }
-    }
-}
-
-fn read(mut chunks: mpsc::Receiver<Option<Bytes>>, keys_max: u64) -> Result<Received, Error> {
-    let mut received = Received::new(usize::try_from(keys_max).unwrap_or(usize::MAX))?;
-    let mut parser = PageParser::new();
-    loop {
-        match chunks.blocking_recv() {
-            Some(Some(chunk)) => parser.push(&chunk, &mut received).map_err(from_page)?,
-            Some(None) => {
-                let _: Trailer = parser.finish().map_err(from_page)?;
-                return Ok(received);
-            }
-            None => return Err(Error::Incomplete),
-        }
-    }
-}
-
-/// Runs `work` where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::Task(Box::new(error)))?
 }
 
 fn locked(view: &Mutex<View>) -> MutexGuard<'_, View> {

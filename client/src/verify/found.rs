@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
+use highwater_shared::digests::{BITS_MAX, part};
 use highwater_shared::hash::key_hash;
 use highwater_shared::{EntityName, ValueKind, copy_text};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -54,7 +55,8 @@ pub struct EntityVerified {
     pub extra: Vec<RowKey>,
     /// Rows that are not the same.
     pub stale: Vec<RowKey>,
-    pub(crate) cursor: Cursor,
+    /// The cursor as of which it was found.
+    pub(crate) cursor: Option<Cursor>,
 }
 
 /// The key of a row: its columns, with the values that the store has for them.
@@ -73,7 +75,7 @@ impl VerifyReport {
 }
 
 impl EntityVerified {
-    pub(super) fn new(entity: &EntityName, cursor: &Cursor) -> Self {
+    pub(super) fn new(entity: &EntityName) -> Self {
         Self {
             entity: entity.clone(),
             rows: 0,
@@ -82,13 +84,29 @@ impl EntityVerified {
             missing: Vec::new(),
             extra: Vec::new(),
             stale: Vec::new(),
-            cursor: cursor.clone(),
+            cursor: None,
         }
     }
 
     /// Whether no difference was found.
     pub fn is_equal(&self) -> bool {
         self.missing.is_empty() && self.extra.is_empty() && self.stale.is_empty()
+    }
+
+    /// The parts that the rows in question lie in, each as good as alone, ascending: those that the source
+    /// has, or all of them.
+    pub(super) fn parts_of_rows(&self, with_extra: bool) -> Vec<u64> {
+        let extra = self.extra.iter().filter(|_| with_extra);
+        let keys = self.missing.iter().chain(&self.stale).chain(extra);
+        let mut parts: Vec<u64> = keys.map(|key| part(key.hash(), BITS_MAX)).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts
+    }
+
+    /// How many rows differ.
+    pub(super) fn differences(&self) -> u64 {
+        (self.missing.len() + self.extra.len() + self.stale.len()) as u64
     }
 
     pub(super) fn sort(&mut self) {
@@ -119,7 +137,7 @@ impl RowKey {
     }
 
     /// The hash by which it belongs to a part.
-    pub(super) fn hash(&self) -> u64 {
+    fn hash(&self) -> u64 {
         let texts: Vec<_> = copy_text::fields(&self.line)
             .map(|field| copy_text::unescape(field.unwrap_or_default()))
             .collect();

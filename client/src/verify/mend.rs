@@ -2,23 +2,20 @@
 
 use std::path::Path;
 
-use highwater_shared::digests::{BITS_MAX, part};
+use highwater_shared::digests::BITS_MAX;
 use highwater_shared::{DigestsOf, DigestsRequest, Want, Within};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::compare::answer;
-use super::found::{EntityVerified, RowKey};
+use super::answer::{CHUNKS_WAITING_MAX, answer};
+use super::found::EntityVerified;
 use super::question::PARTS_NAMED_MAX;
 use crate::applied::EntityApplied;
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::{PageBody as _, Writing};
 use crate::remote::HttpRemote;
-use crate::store::{Mending, MendingPiece, Store};
-use crate::sync_helper::SourceId;
-
-/// Chunks of a body that wait for SQLite; the network pauses beyond that.
-const CHUNKS_WAITING_MAX: usize = 16;
+use crate::store::{Mending, MendingPiece, Standing, Store};
+use crate::sync_helper::{Cursor, SourceId};
 
 /// Removes what is too much, and fetches what is missing or stale, as of the cursor that it was found with.
 /// Returns what changed for readers.
@@ -27,6 +24,7 @@ pub(crate) async fn mend(
     store: &Store,
     source: Option<&SourceId>,
     found: &[EntityVerified],
+    standing: Standing,
     writing: Writing,
     meter: &Meter,
 ) -> Result<Vec<EntityApplied>, Error> {
@@ -35,16 +33,26 @@ pub(crate) async fn mend(
             .iter()
             .map(|found| {
                 let lines = found.extra.iter().map(|key| key.line.clone());
-                (found.entity.clone(), found.cursor.clone(), lines.collect())
+                (found.entity.clone(), lines.collect())
             })
             .collect(),
         writing,
+        standing,
+    };
+    // Whoever moves to another cursor must hear no less afterwards than each answer has known.
+    let mut moves_to = match &mending.standing {
+        Standing::MovesTo { cursor, .. } => Some(cursor.clone()),
+        Standing::At(_) => None,
     };
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let mended = store.mend(mending, receiver);
     let fed = async {
-        for request in requests(found) {
-            feed(remote, store.path(), source, &request, &sender, meter).await?;
+        for mut request in requests(found) {
+            if let Some(cursor) = &moves_to {
+                request.since = Some(cursor.as_str().to_owned());
+            }
+            let next = feed(remote, store.path(), source, &request, &sender, meter).await?;
+            moves_to = moves_to.map(|_| next);
         }
         // Without this, nothing is kept.
         let _ = sender.send(MendingPiece::All).await;
@@ -61,18 +69,10 @@ pub(crate) async fn mend(
 fn requests(found: &[EntityVerified]) -> Vec<DigestsRequest> {
     let mut requests = Vec::new();
     for found in found {
-        let mut parts: Vec<u64> = found
-            .missing
-            .iter()
-            .chain(&found.stale)
-            // So many bits name a row as good as alone; one that is named with it is right as well.
-            .map(|key| part(RowKey::hash(key), BITS_MAX))
-            .collect();
-        parts.sort_unstable();
-        parts.dedup();
-        for parts in parts.chunks(PARTS_NAMED_MAX) {
+        // One that is named with another is right as well.
+        for parts in found.parts_of_rows(false).chunks(PARTS_NAMED_MAX) {
             requests.push(DigestsRequest {
-                since: Some(found.cursor.as_str().to_owned()),
+                since: found.cursor.as_ref().map(|cursor| cursor.as_str().to_owned()),
                 deep: false,
                 entities: vec![DigestsOf {
                     entity: found.entity.clone(),
@@ -96,13 +96,15 @@ async fn feed(
     request: &DigestsRequest,
     sender: &mpsc::Sender<MendingPiece>,
     meter: &Meter,
-) -> Result<(), Error> {
+) -> Result<Cursor, Error> {
     let mut body = answer(remote, store, source, request, true).await?;
     while let Some(chunk) = body.chunk().await? {
         meter.bytes(chunk.len());
         send(sender, MendingPiece::Chunk(chunk)).await?;
     }
-    send(sender, MendingPiece::End).await
+    let (told, next) = oneshot::channel();
+    send(sender, MendingPiece::End(told)).await?;
+    next.await.map_err(|_| Error::Incomplete)
 }
 
 /// Whoever no longer listens has failed, and says so itself.

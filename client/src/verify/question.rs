@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use highwater_shared::digests::{BITS_MAX, part};
 use highwater_shared::{DigestsOf, EntityName, Want, Within};
 
-use super::compare::pull_first;
+use super::answer::pull_first;
 use super::found::RowKey;
 use super::parts::{Differing, Parts, fitting};
 use super::received::Received;
@@ -79,6 +79,20 @@ impl Question {
         }
     }
 
+    /// Asks for the keys of rows that have these hashes; there are so many at most.
+    pub(super) fn keys(entity: &EntityName, compared: Compared, within: Within, keys_max: u64) -> Self {
+        Self {
+            of: DigestsOf {
+                entity: entity.clone(),
+                want: Want::Keys,
+                bits: 0,
+                within: Some(within),
+            },
+            keys_max,
+            compared,
+        }
+    }
+
     /// This side's answer, by one scan of the table.
     pub(super) fn scan(
         &self,
@@ -92,15 +106,15 @@ impl Question {
             keys: HashMap::new(),
         };
         let mut seen: u64 = 0;
-        view.rows(&self.of.entity, &self.compared, |row, key_line| {
+        let is_wanted = |key| {
             seen += 1;
             meter.row();
             if seen.is_multiple_of(ROWS_TOLD) {
                 observer(Event::Progress(meter.read()));
             }
-            if !self.is_within(row.key) {
-                return;
-            }
+            self.is_within(key)
+        };
+        view.rows(&self.of.entity, &self.compared, is_wanted, |row, key_line| {
             here.rows += 1;
             match self.of.want {
                 Want::Keys => drop(here.keys.insert(key_line(), row.digest)),
@@ -116,18 +130,16 @@ impl Question {
         let (large, small): (Vec<Differing>, Vec<Differing>) = differing
             .iter()
             .partition(|part| part.rows > KEYS_MAX && bits + SPLIT_BITS <= BITS_MAX);
-        let within = |parts: &[Differing]| {
-            Some(Within {
-                bits,
-                parts: parts.iter().map(|part| part.part).collect(),
-            })
+        let within = |parts: &[Differing]| Within {
+            bits,
+            parts: parts.iter().map(|part| part.part).collect(),
         };
         let split = large.chunks(1).map(|part| {
             Self::parts(
                 &self.of.entity,
                 self.compared.clone(),
                 bits + SPLIT_BITS,
-                within(part),
+                Some(within(part)),
             )
         });
         let mut next: Vec<Self> = split.collect();
@@ -135,16 +147,9 @@ impl Question {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(fitting(rest, KEYS_MAX, PARTS_NAMED_MAX));
             rest = later;
-            next.push(Self {
-                of: DigestsOf {
-                    entity: self.of.entity.clone(),
-                    want: Want::Keys,
-                    bits: 0,
-                    within: within(now),
-                },
-                keys_max: now.iter().map(|part| part.rows).sum(),
-                compared: self.compared.clone(),
-            });
+            let keys_max = now.iter().map(|part| part.rows).sum();
+            let (entity, compared) = (&self.of.entity, self.compared.clone());
+            next.push(Self::keys(entity, compared, within(now), keys_max));
         }
         next
     }
@@ -185,7 +190,7 @@ impl Question {
             })
         })?;
         let differing = here.parts.differing(&source.parts);
-        let keys = self.keys(&here.keys, &source.keys)?;
+        let keys = self.differing(&here.keys, &source.keys)?;
         Ok(Answered {
             totals: (here.rows, here.parts.len(), left_out),
             differing,
@@ -194,7 +199,7 @@ impl Question {
         })
     }
 
-    fn keys(&self, here: &HashMap<Vec<u8>, u64>, there: &HashMap<Vec<u8>, u64>) -> Result<Keys, Error> {
+    fn differing(&self, here: &HashMap<Vec<u8>, u64>, there: &HashMap<Vec<u8>, u64>) -> Result<Keys, Error> {
         let read = |line: &[u8]| RowKey::read(line.to_vec(), self.compared.key());
         let mut keys = Keys::default();
         for (line, digest) in there {

@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 
 use super::parts::{Digest, Parts};
 use crate::error::Error;
+use crate::sync_helper::Cursor;
 
 /// What came of one entity.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub(super) struct Received {
     left_out: Connection,
     block: Option<(EntityName, BlockKind)>,
     keys_max: usize,
+    /// The cursor that the answer is as of.
+    pub(super) next: Option<Cursor>,
 }
 
 impl Received {
@@ -43,6 +46,7 @@ impl Received {
             left_out,
             block: None,
             keys_max,
+            next: None,
         })
     }
 

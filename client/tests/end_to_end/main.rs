@@ -18,6 +18,7 @@ mod names;
 mod oracle;
 mod partitions;
 mod random;
+mod resync;
 mod rig;
 mod scaling;
 mod schema_changes;

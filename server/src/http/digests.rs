@@ -79,7 +79,12 @@ async fn read(request: Request, caller: Caller) -> Result<DigestsAsked, Refusal>
         Some(since) => query::since(since)?,
         None => Since::Nothing,
     };
-    if matches!(since, Since::Date(_)) || since.is_midway() {
+    let is_settled = match &since {
+        Since::Nothing => true,
+        Since::Cursor(cursor) => cursor.is_settled(),
+        Since::Date(_) => false,
+    };
+    if !is_settled {
         let detail = "since: digests are taken as of the cursor of a pull that has ended";
         return Err(Refusal::new(Code::InvalidSince, detail.to_owned()));
     }

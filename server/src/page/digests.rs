@@ -15,7 +15,7 @@ use super::open::{Delta, OpenPage, Opened};
 use super::rows::Budget;
 use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;
-use crate::cursor::Seen;
+use crate::cursor::{Cursor, Seen};
 use crate::database::LogEnd;
 use crate::entity::Entity;
 use crate::node::Node;
@@ -28,7 +28,7 @@ pub const DIGESTS_TIME_MAX: Duration = Duration::from_mins(10);
 /// What is to be compared.
 #[derive(Clone, Debug)]
 pub struct DigestsAsked {
-    /// A cursor that stands between pulls, or nothing.
+    /// A cursor that is settled, or nothing.
     pub since: Since,
     /// Whether all values count, or the keys and dates alone.
     pub deep: bool,
@@ -51,8 +51,17 @@ pub struct OpenDigests {
 /// Begins: locks, snapshot and checks are those of a page.
 pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigests, ReadError> {
     let names: Vec<EntityName> = asked.entities.iter().map(|of| of.entity.clone()).collect();
+    let lags =
+        || ReadError::Unavailable("this Postgres lags behind what the cursor has seen; try again".to_owned());
+    let since = match &asked.since {
+        Since::Cursor(cursor) => Since::Cursor(Box::new(Cursor {
+            pull: None,
+            ..(**cursor).clone()
+        })),
+        since => since.clone(),
+    };
     let request = PageRequest {
-        since: asked.since.clone(),
+        since,
         entities: Asked::These(names),
         caller: asked.caller.clone(),
         limit: 0,
@@ -61,12 +70,14 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
     };
     let mut page = match super::open(node, request).await? {
         Opened::Page(page) => *page,
-        Opened::Behind(_) => {
-            return Err(ReadError::Unavailable(
-                "this Postgres lags behind what the cursor has seen; try again".to_owned(),
-            ));
-        }
+        Opened::Behind(_) => return Err(lags()),
     };
+    if let Since::Cursor(cursor) = &asked.since
+        && !page.moment.has(cursor)
+    {
+        page.let_go().await?;
+        return Err(lags());
+    }
     let probe = sqlx::query(AssertSqlSafe(sql::probe()))
         .fetch_one(page.connection.get()?)
         .await?;
@@ -183,7 +194,8 @@ impl OpenDigests {
         }
     }
 
-    /// The cursor is the one that was sent, or for a fresh snapshot that snapshot's.
+    /// The cursor goes on from the one that was sent, to what has been seen here; for a fresh snapshot it
+    /// is that snapshot's.
     fn trailer(&self, rows: u64, samples: &Samples) -> Trailer {
         let budget = Budget {
             rows_left: 0,
@@ -192,10 +204,12 @@ impl OpenDigests {
             newest: Vec::new(),
         };
         let trailer = self.page.trailer(None, &budget, samples);
+        let moment = &self.page.moment;
         match &self.asked.since {
             Since::Cursor(cursor) => Trailer {
-                next: cursor.encode(),
+                next: cursor.leading_to(&moment.snapshot, moment.stands_on()).encode(),
                 last_sync_date: cursor.last_sync_date,
+                more: true,
                 ..trailer
             },
             Since::Nothing | Since::Date(_) => trailer,
