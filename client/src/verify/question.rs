@@ -127,9 +127,8 @@ impl Question {
     /// What to ask about the parts that differ.
     pub(super) fn next(&self, differing: &[Differing]) -> Vec<Self> {
         let bits = self.of.bits;
-        let (large, small): (Vec<Differing>, Vec<Differing>) = differing
-            .iter()
-            .partition(|part| part.rows > KEYS_MAX && bits + SPLIT_BITS <= BITS_MAX);
+        let (large, small): (Vec<Differing>, Vec<Differing>) =
+            differing.iter().partition(|part| is_split(**part, bits));
         let within = |parts: &[Differing]| Within {
             bits,
             parts: parts.iter().map(|part| part.part).collect(),
@@ -216,6 +215,11 @@ impl Question {
     }
 }
 
+/// Whether a part has too many rows to ask for their keys, and can be split.
+fn is_split(part: Differing, bits: u32) -> bool {
+    part.rows > KEYS_MAX && bits + SPLIT_BITS <= BITS_MAX
+}
+
 /// Holds the answers to questions against each other.
 pub(super) fn answers(
     view: &View,
@@ -227,4 +231,18 @@ pub(super) fn answers(
     pairs
         .map(|(question, here)| question.answered(view, here, &mut there))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_split_until_its_keys_can_be_asked_for() {
+        let part = |rows| Differing { part: 0, rows };
+        assert!(is_split(part(KEYS_MAX + 1), 0));
+        assert!(!is_split(part(KEYS_MAX), 0));
+        // All hashes alike, which no split tells apart.
+        assert!(!is_split(part(KEYS_MAX + 1), BITS_MAX));
+    }
 }

@@ -125,6 +125,7 @@ async fn what_changed_since_the_pull_is_no_difference() {
         .unwrap();
     run(&rig.pool, "update product set name = 'seen' where id = 399").await;
     rig.pulled(&store, &[]).await;
+    let quiet = assert_verified(&rig.url(), &store, &["--deep"], "nothing changed").await;
     open.commit().await.unwrap();
     run(
         &rig.pool,
@@ -139,6 +140,9 @@ async fn what_changed_since_the_pull_is_no_difference() {
         (&told["entities"][0]["rows"], &told["entities"][0]["leftOut"]),
         (&json!(494), &json!(8))
     );
+    // No part differs, so that no keys are asked for: only those that have changed have travelled.
+    let bytes = |told: &Value| told["bytes"].as_u64().unwrap();
+    assert!(bytes(&told) < bytes(&quiet) + 2_000, "{told} after {quiet}");
     // What is wrong is found all the same, in the midst of it; the rest comes by the pull.
     edit(
         &store,
