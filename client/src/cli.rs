@@ -10,6 +10,7 @@ const EXAMPLES: &str = "Examples:
   highwater pull --server http://127.0.0.1:8080 --store shop.db
   highwater run --server https://sync.example.org --store shop.db --token-file token
   highwater status --store shop.db
+  highwater verify --server https://sync.example.org --store shop.db --token-file token
   sqlite3 shop.db 'select * from product limit 3'";
 
 /// Keeps an offline SQLite copy of Postgres tables current, by moving only what changed.
@@ -45,6 +46,15 @@ A client may write to the store meanwhile. The seed holds rows and cursors, noth
     #[command(after_help = "Example:
   highwater status --store shop.db --json")]
     Status(StatusOptions),
+    /// Compare the store with the source, row by row, while both are in use.
+    #[command(after_help = "Examples:
+  highwater verify --server http://127.0.0.1:8080 --store shop.db
+  highwater verify --store shop.db --deep --repair --json       (HIGHWATER_SERVER is set)
+
+It ends with 0 where both are the same, and with 3 where rows differ; with --repair, where some still do after
+it. What has changed at the server since the last pull is no difference. A daemon may write to the store
+meanwhile, unless rows are to be repaired.")]
+    Verify(VerifyOptions),
     /// Remove the rows of entities, so that the next pull is a full one. Tables and indexes stay.
     /// A damaged store is moved aside, and an empty one takes its place.
     #[command(after_help = "Examples:
@@ -77,9 +87,17 @@ pub(crate) struct ServerOptions {
     /// those that the system knows.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_cert: Option<PathBuf>,
-    /// An entity to pull; may be given again. All that the server offers when absent.
+    /// An entity; may be given again. All when absent: of a pull those that the server offers.
     #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,
+    /// Say nothing but errors.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// What every command that pulls takes besides.
+#[derive(Debug, Args)]
+pub(crate) struct PagesOptions {
     /// A seed to begin a new store with: a file or an address. A store that is there is left as it is.
     #[arg(long, value_name = "FILE or URL")]
     pub(crate) seed: Option<SeedLocation>,
@@ -89,9 +107,6 @@ pub(crate) struct ServerOptions {
     /// Keep deleted rows, with 1 in a column `deleted`.
     #[arg(long)]
     pub(crate) keep_deleted: bool,
-    /// Say nothing but errors.
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +115,8 @@ pub(crate) struct PullOptions {
     pub(crate) store: StoreOption,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) pages: PagesOptions,
     /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -111,6 +128,8 @@ pub(crate) struct RunOptions {
     pub(crate) store: StoreOption,
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+    #[command(flatten)]
+    pub(crate) pages: PagesOptions,
     /// Pull at this interval, such as 30s or 500ms. Without it, changes arrive as they are committed.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub(crate) interval: Option<Duration>,
@@ -140,6 +159,23 @@ pub(crate) struct StatusOptions {
     #[command(flatten)]
     pub(crate) store: StoreOption,
     /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
+    /// Replace the rows that differ, and nothing else. No other client may write to the store meanwhile.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Compare all values, not only keys and dates: what was edited in the store shows too.
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Print the result as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,5 +1,8 @@
 //! The library's front: a store and a server, and what can be done with the two.
 
+mod resync;
+mod verify;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +13,7 @@ use highwater_shared::{EntityList, EntityName, Timestamp};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use self::resync::Difference;
 use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull};
@@ -19,6 +23,7 @@ use crate::spread::Spread;
 use crate::store::{Store, Vacant};
 use crate::token::Token;
 use crate::trust;
+use crate::verify::Observer;
 
 /// The first wait before another attempt.
 const RETRY_MILLISECONDS_MIN: u64 = 500;
@@ -41,8 +46,6 @@ const LIVE_PAUSE_SECONDS_MIN: u64 = 1;
 
 /// Pages that a slow subscriber may fall behind before it misses some.
 const PAGES_BEHIND_MAX: usize = 1024;
-
-type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
 
 /// Keeps a [`Store`] current from a server.
 #[derive(Clone)]
@@ -228,6 +231,7 @@ impl Client {
             }
             (self.observer)(event);
         };
+        let shortcut = Difference { client: self, stop };
         let pull = Pull {
             remote: self.remote.as_ref(),
             store: &self.store,
@@ -237,6 +241,7 @@ impl Client {
             wait,
             retries,
             resyncs,
+            shortcut: Some(&shortcut),
             stop,
             observer: &observer,
         };

@@ -139,6 +139,12 @@ pub enum Error {
     /// A cursor cannot be served; the pull begins anew by itself.
     #[error("the server cannot serve the cursor ({0:?})")]
     Resync(Option<ResyncReason>),
+    /// The store stands where it cannot be compared with its source.
+    #[error("the store cannot be compared: {reason}; `highwater pull` first")]
+    PullFirst {
+        /// Why not.
+        reason: String,
+    },
     /// The store holds the copy of another database.
     #[error(
         "{} is a copy of the database {kept}, the server speaks for {offered}; use another store, or `highwater reset` to begin anew",
@@ -155,6 +161,12 @@ pub enum Error {
     /// The columns of an entity are no longer those of its table; the pull renews it by itself.
     #[error("the columns of {entity} have changed; `highwater reset --entity {entity}` begins it anew")]
     SchemaChanged {
+        /// The entity.
+        entity: EntityName,
+    },
+    /// An entity with many rows is to begin anew; the pull compares it with the source first, by itself.
+    #[error("{entity} is to begin anew")]
+    BeginsAnew {
         /// The entity.
         entity: EntityName,
     },
@@ -253,7 +265,7 @@ pub enum Error {
     #[error(transparent)]
     Sqlite(#[from] Box<rusqlite::Error>),
     /// The pull was asked to stop.
-    #[error("stopped before the pull had ended; the next one goes on from here")]
+    #[error("stopped before the end; what was committed stays, and the next pull goes on from there")]
     Stopped,
     /// A seed cannot be used, or not be made.
     #[error("the seed {seed} cannot be used: {reason}")]

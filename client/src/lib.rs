@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! [`Client::follow`] keeps on pulling, live or at an interval, [`status()`] tells how a store stands, and [`reset()`]
-//! makes the next pull a full one. The library prints nothing, ends no process and reads no
+//! [`Client::follow`] keeps on pulling, live or at an interval, [`status()`] tells how a store stands, [`reset()`] makes
+//! the next pull a full one, and [`Client::verify`] compares the store with its source. The library prints nothing, ends no process and reads no
 //! environment variable of its own.
 
 mod address;
@@ -43,6 +43,7 @@ mod store;
 mod sync_helper;
 mod token;
 mod trust;
+mod verify;
 
 pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
 
@@ -55,3 +56,4 @@ pub use crate::seed::{SeedLocation, SeedReport, Seeding, write_seed};
 pub use crate::store::{EntityStatus, Reset, Store, StoreStatus, reset, status};
 pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 pub use crate::token::Token;
+pub use crate::verify::{Depth, EntityVerified, RowKey, VerifyReport};

@@ -17,6 +17,8 @@ use crate::cli::{Cli, Command};
 const EXIT_FAILED: u8 = 1;
 /// The exit code of a command that was called wrongly; clap's too.
 const EXIT_USAGE: u8 = 2;
+/// The exit code of a comparison that found differences.
+const EXIT_DIFFERENT: u8 = 3;
 /// The exit code of a command that a signal ended.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -33,10 +35,16 @@ fn main() -> ExitCode {
             Command::Seed(options) => commands::seed::run(&options),
             Command::Status(options) => commands::status::run(&options),
             Command::Reset(options) => commands::reset::run(&options),
+            Command::Verify(options) => match commands::verify::run(options).await {
+                Ok(true) => Ok(()),
+                Ok(false) => return Ok(ExitCode::from(EXIT_DIFFERENT)),
+                Err(error) => Err(error),
+            },
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&error),
     }
 }

@@ -13,6 +13,9 @@ pub(crate) const CONNECT_SECONDS_MAX: u64 = 10;
 /// How long the server may be silent, before its answer or within it. Longer than a long poll.
 pub(crate) const SILENCE_SECONDS_MAX: u64 = 90;
 
+/// The same while it scans a table. Longer than it lets a scan take.
+pub(crate) const SCAN_SECONDS_MAX: u64 = 660;
+
 /// The error for a request that was not answered.
 pub(crate) fn unanswered(server: String, error: reqwest::Error) -> Error {
     let error = error.without_url();
@@ -53,12 +56,11 @@ pub(crate) fn is_passing(error: &reqwest::Error) -> bool {
 /// What lies at the bottom of an error of the HTTP client, since its own words say little.
 pub(crate) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        let seconds = if error.is_connect() {
-            CONNECT_SECONDS_MAX
+        return if error.is_connect() {
+            format!("no answer within {CONNECT_SECONDS_MAX} seconds")
         } else {
-            SILENCE_SECONDS_MAX
+            "no answer for too long".to_owned()
         };
-        return format!("no answer within {seconds} seconds");
     }
     if let Some(tls) = tls(error) {
         return advice(tls);

@@ -78,7 +78,9 @@ impl Bar {
                     Some(ResyncReason::ScopeChanged) => "what this caller may see has changed",
                     None => "the cursor can no longer be served",
                 };
-                self.say(&format!("{why}; every entity begins anew"));
+                self.say(&format!(
+                    "{why}; what differs is fetched, or every entity begins anew"
+                ));
             }
             Event::SchemaChanged(entity) => {
                 self.say(&format!("the columns of {entity} have changed; it begins anew"));

@@ -6,6 +6,7 @@
 //! at any point, and the next one goes on from there.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -80,6 +81,19 @@ pub(crate) trait Replica: Sync {
     fn other_source(&self, kept: &SourceId, offered: &SourceId) -> Error;
 }
 
+/// Brings a store whose cursor is worth nothing any more to the source as it is now, by what differs.
+pub(crate) trait Shortcut: Sync {
+    /// What was changed; the pull goes on from the cursor that comes with it. `None` where every entity is to
+    /// begin anew instead, and nothing was changed.
+    fn take(&self, scope_changed: bool) -> Taking<'_>;
+
+    /// An entity with so many rows, or more, is compared rather than begun anew.
+    fn rows_min(&self) -> u64;
+}
+
+/// A shortcut while it is taken.
+pub(crate) type Taking<'a> = Pin<Box<dyn Future<Output = Result<Option<PageApplied>, Error>> + Send + 'a>>;
+
 /// Tells the time, and passes it.
 pub(crate) trait Clock: Sync {
     /// The time now.
@@ -99,6 +113,9 @@ pub(crate) struct Order {
     pub(crate) ask: Ask,
     pub(crate) writing: Writing,
     pub(crate) keep_deleted: bool,
+    /// An entity with so many rows, or more, is not begun anew by this page: see
+    /// [`Error::BeginsAnew`].
+    pub(crate) anew_rows_max: Option<u64>,
     /// Whether what the caller may see has changed. Then nothing is kept of what is not sent again.
     pub(crate) scope_changed: bool,
     pub(crate) source: SourceId,
@@ -130,7 +147,8 @@ pub enum Event<'a> {
         /// How long to wait.
         delay: Duration,
     },
-    /// The server can no longer serve the cursor; every entity begins anew after `delay`.
+    /// The server can no longer serve the cursor. After `delay` the store is compared with the source and gets
+    /// what differs, or every entity begins anew.
     Resync {
         /// Why, where the server said it.
         reason: Option<ResyncReason>,
@@ -155,6 +173,8 @@ pub(crate) struct Pull<'a, R, S, C> {
     /// How the wait is chosen before every entity begins anew because the server says so. It says
     /// so to all its clients at once.
     pub(crate) resyncs: Spread,
+    /// What is tried once before entities begin anew.
+    pub(crate) shortcut: Option<&'a dyn Shortcut>,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) observer: &'a (dyn Fn(Event<'_>) + Send + Sync),
 }
@@ -168,6 +188,8 @@ struct Course {
     anew: bool,
     /// Whether it did so since the caller's scopes or entities have changed.
     scope_changed: bool,
+    /// Whether the shortcut has not been taken yet.
+    may_cut_short: bool,
     delays: Option<ExponentialBackoff>,
     renewals: u32,
     empty_pages: u32,
@@ -183,6 +205,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             writing: Writing::InPlace,
             anew: false,
             scope_changed: false,
+            may_cut_short: self.shortcut.is_some(),
             delays: None,
             renewals: 0,
             empty_pages: 0,
@@ -234,6 +257,10 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             ask: ask.clone(),
             writing: course.writing,
             keep_deleted: self.keep_deleted,
+            anew_rows_max: self
+                .shortcut
+                .filter(|_| course.may_cut_short && ask.since.is_some())
+                .map(Shortcut::rows_min),
             scope_changed: course.scope_changed,
             source: answer.source,
             now: self.clock.now(),
@@ -273,9 +300,11 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
                 let (reason, delay) = (*reason, self.resyncs.delay());
                 (self.observer)(Event::Resync { reason, delay });
                 self.pause(delay).await?;
-                course.anew = true;
                 course.scope_changed |= reason == Some(ResyncReason::ScopeChanged);
+                course.anew = !self.cut_short(course).await?;
             }
+            // Where that does not help, it begins anew in the next attempt.
+            Error::BeginsAnew { .. } => drop(self.cut_short(course).await?),
             // The question named entities of the store to leave others out; one of them is no
             // longer served. All begin anew then, with what is served now.
             Error::Refused {
@@ -293,6 +322,33 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             _ => return Err(error),
         }
         Ok(())
+    }
+
+    /// Brings the store to the source as it is now by what differs. Tells whether the next question is to
+    /// be asked with the cursor of the store.
+    async fn cut_short(&self, course: &mut Course) -> Result<bool, Error> {
+        let Some(shortcut) = self.shortcut.filter(|_| course.may_cut_short) else {
+            return Ok(false);
+        };
+        let taken = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Error::Stopped),
+            taken = shortcut.take(course.scope_changed) => taken,
+        };
+        match taken {
+            Ok(Some(page)) => {
+                course.may_cut_short = false;
+                self.applied(&page, course)?;
+                Ok(true)
+            }
+            Ok(None) => {
+                course.may_cut_short = false;
+                Ok(false)
+            }
+            // It is taken up again from the same answer of the server.
+            Err(error) if error.is_retryable() => self.wait(error, course).await.map(|()| true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits before another attempt; without attempts left, the error ends the pull.

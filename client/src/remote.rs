@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, Problem, SOURCE_HEADER};
+use highwater_shared::{COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, Problem, SOURCE_HEADER};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use crate::address::{address, is_this_machine, redirects};
 use crate::error::Error;
-use crate::network::{CONNECT_SECONDS_MAX, SILENCE_SECONDS_MAX, cut, unanswered};
+use crate::network::{CONNECT_SECONDS_MAX, SCAN_SECONDS_MAX, SILENCE_SECONDS_MAX, cut, unanswered};
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
 use crate::sync_helper::SourceId;
@@ -48,10 +48,30 @@ pub(crate) struct HttpRemote {
     server: Url,
     bearer: Option<Bearer>,
     limit: Option<u64>,
+    access: Access,
 }
 
 impl HttpRemote {
     pub(crate) fn new(server: &str, access: &Access, limit: Option<u64>) -> Result<Self, Error> {
+        Self::with_silence(server, access, limit, SILENCE_SECONDS_MAX)
+    }
+
+    /// The same for questions whose answers take as long as a scan of a table.
+    pub(crate) fn patient(server: &str, access: &Access) -> Result<Self, Error> {
+        Self::with_silence(server, access, None, SCAN_SECONDS_MAX)
+    }
+
+    /// The same server, for such questions.
+    pub(crate) fn to_patient(&self) -> Result<Self, Error> {
+        Self::patient(self.server.as_str(), &self.access)
+    }
+
+    fn with_silence(
+        server: &str,
+        access: &Access,
+        limit: Option<u64>,
+        silence_seconds_max: u64,
+    ) -> Result<Self, Error> {
         let server = address(server)?;
         let is_plain = server.scheme() == "http";
         let is_near = is_this_machine(&server);
@@ -63,7 +83,7 @@ impl HttpRemote {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("highwater/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
-            .read_timeout(Duration::from_secs(SILENCE_SECONDS_MAX))
+            .read_timeout(Duration::from_secs(silence_seconds_max))
             .redirect(redirects())
             .referer(false)
             // Pages shrink to a fifth, for less time than most networks need for the rest.
@@ -86,6 +106,7 @@ impl HttpRemote {
             server,
             bearer: access.token.as_ref().map(Bearer::read).transpose()?,
             limit,
+            access: access.clone(),
         })
     }
 
@@ -113,31 +134,59 @@ impl HttpRemote {
         url
     }
 
-    /// Asks, and once more where the token is refused and its file holds another one by now.
+    /// Asks for digests.
+    pub(crate) async fn digests(&self, asked: &DigestsRequest) -> Result<Answer<HttpBody>, Error> {
+        let request = || {
+            let request = self.http.post(self.url("digests")).json(asked);
+            request.header(ACCEPT, COPY_MEDIA_TYPE)
+        };
+        let response = self.send(request).await?;
+        self.answer(response).await
+    }
+
     async fn get(&self, url: Url, accept: &'static str) -> Result<Response, Error> {
+        self.send(|| self.http.get(url.clone()).header(ACCEPT, accept))
+            .await
+    }
+
+    /// Asks, and once more where the token is refused and its file holds another one by now.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Error> {
+        let unanswered = |error| unanswered(self.server_name(), error);
         let Some(bearer) = &self.bearer else {
-            return self.send(url, accept, None).await;
+            return request().send().await.map_err(unanswered);
         };
         let token = bearer.header();
-        let response = self.send(url.clone(), accept, Some(token.clone())).await?;
+        let with = |token: &HeaderValue| request().header(AUTHORIZATION, token.clone()).send();
+        let response = with(&token).await.map_err(unanswered)?;
         if response.status() == StatusCode::UNAUTHORIZED && bearer.renew(&token)? {
-            return self.send(url, accept, Some(bearer.header())).await;
+            return with(&bearer.header()).await.map_err(unanswered);
         }
         Ok(response)
     }
 
-    async fn send(
-        &self,
-        url: Url,
-        accept: &'static str,
-        token: Option<HeaderValue>,
-    ) -> Result<Response, Error> {
-        let mut request = self.http.get(url).header(ACCEPT, accept);
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, token);
+    /// What a response is that should hold blocks, and which source it comes from.
+    async fn answer(&self, response: Response) -> Result<Answer<HttpBody>, Error> {
+        let source = source(response.headers());
+        let is_page = response.status().is_success();
+        if is_page && !media_type(response.headers()).starts_with(COPY_MEDIA_TYPE) {
+            return Err(self.not_highwater(format!("a page of {}", media_type(response.headers()))));
         }
-        let answer = request.send().await;
-        answer.map_err(|error| unanswered(self.server_name(), error))
+        let outcome = if is_page {
+            Outcome::Page(HttpBody {
+                response,
+                server: self.server_name(),
+                bytes_left: PAGE_BYTES_MAX,
+            })
+        } else {
+            match self.refused(response).await {
+                Error::Resync(reason) => Outcome::Resync(reason),
+                error => return Err(error),
+            }
+        };
+        match source {
+            Some(source) => Ok(Answer { source, outcome }),
+            None => Err(self.not_highwater(format!("the header {SOURCE_HEADER} is missing"))),
+        }
     }
 
     /// The error that a response without success stands for.
@@ -236,27 +285,7 @@ impl Remote for HttpRemote {
             url.set_query(None);
         }
         let response = self.get(url, COPY_MEDIA_TYPE).await?;
-        let source = source(response.headers());
-        let is_page = response.status().is_success();
-        if is_page && !media_type(response.headers()).starts_with(COPY_MEDIA_TYPE) {
-            return Err(self.not_highwater(format!("a page of {}", media_type(response.headers()))));
-        }
-        let outcome = if is_page {
-            Outcome::Page(HttpBody {
-                response,
-                server: self.server_name(),
-                bytes_left: PAGE_BYTES_MAX,
-            })
-        } else {
-            match self.refused(response).await {
-                Error::Resync(reason) => Outcome::Resync(reason),
-                error => return Err(error),
-            }
-        };
-        match source {
-            Some(source) => Ok(Answer { source, outcome }),
-            None => Err(self.not_highwater(format!("the header {SOURCE_HEADER} is missing"))),
-        }
+        self.answer(response).await
     }
 }
 

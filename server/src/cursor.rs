@@ -182,6 +182,43 @@ impl Cursor {
             .chain(self.pull.as_ref().map(|pull| &pull.target))
     }
 
+    /// Whether its holder has just what `seen` says: no pull is under way, or nothing of it has been sent.
+    pub fn is_settled(&self) -> bool {
+        self.pull
+            .as_ref()
+            .is_none_or(|pull| pull.position == self.start())
+    }
+
+    /// The same for a holder that has been told something of what `snapshot` has seen, and must hear no
+    /// less from whoever answers next: a pull to there, of which nothing has been sent.
+    #[must_use]
+    pub fn leading_to(&self, snapshot: &Snapshot, wal: Lsn) -> Self {
+        let target = match &self.pull {
+            Some(pull) => pull.target.union(snapshot),
+            None => snapshot.clone(),
+        };
+        Self {
+            wal: self.wal.max(wal),
+            pull: Some(Pull {
+                target,
+                pulled: self.covered.clone(),
+                position: self.start(),
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// Where a pull of all that is covered begins.
+    fn start(&self) -> Position {
+        let numbers = self.covered.iter().map(|covered| covered.number);
+        Position {
+            entity: numbers.min().unwrap_or_default(),
+            step: Step::Tombstones,
+            scope: 0,
+            after: None,
+        }
+    }
+
     /// The numbers of the entities that it has to do with.
     pub fn entities(&self) -> impl Iterator<Item = i32> {
         let pulled = self.pull.iter().flat_map(|pull| &pull.pulled);

@@ -33,6 +33,10 @@ pub enum Limit {
     PageTimeMax,
     /// The time for which a reader may stand still.
     SendWaitMax,
+    /// Requests for digests that are answered at one time.
+    DigestsMax,
+    /// The time that digests may take.
+    DigestsTimeMax,
     /// The time of a statement in Postgres.
     StatementTimeMax,
     /// The time for which a transaction in Postgres may stand still.
@@ -41,7 +45,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::ConnectionsMax,
         Self::HeaderTimeMax,
         Self::HeaderBytesMax,
@@ -56,6 +60,8 @@ impl Limit {
         Self::PageBytesMax,
         Self::PageTimeMax,
         Self::SendWaitMax,
+        Self::DigestsMax,
+        Self::DigestsTimeMax,
         Self::StatementTimeMax,
         Self::TransactionIdleTimeMax,
     ];
@@ -77,6 +83,8 @@ impl Limit {
             Self::PageBytesMax => "page_bytes_max",
             Self::PageTimeMax => "page_time_max",
             Self::SendWaitMax => "send_wait_max",
+            Self::DigestsMax => "digests_max",
+            Self::DigestsTimeMax => "digests_time_max",
             Self::StatementTimeMax => "statement_time_max",
             Self::TransactionIdleTimeMax => "transaction_idle_time_max",
         }
@@ -89,6 +97,7 @@ impl Limit {
             Self::WaitingMax => "too many callers wait now; ask without wait, or later",
             Self::CallerWaitingMax => "too many of your requests wait now; let one end, or ask without wait",
             Self::CallerRequestsPerSecond => "too many requests; come back after Retry-After",
+            Self::DigestsMax => "as many tables are being compared as may be; try again",
             Self::RequestTimeMax => "the answer took too long to begin; try again",
             _ => "a limit of the server was reached; try again",
         }

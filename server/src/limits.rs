@@ -60,6 +60,19 @@ pub(crate) struct Limits {
     #[arg(long, env = "HIGHWATER_SEND_WAIT_MAX", default_value = "60s", value_name = "DURATION", value_parser = time)]
     send_wait_max: Duration,
 
+    /// The most requests for digests that are answered at one time; further ones get 503. Each scans a table
+    #[arg(
+        long,
+        env = "HIGHWATER_DIGESTS_MAX",
+        default_value_t = 4,
+        value_name = "NUMBER"
+    )]
+    digests_max: u32,
+
+    /// How long digests may take until the last of them is sent, from 1s to 1h
+    #[arg(long, env = "HIGHWATER_DIGESTS_TIME_MAX", default_value = "10m", value_name = "DURATION", value_parser = time)]
+    digests_time_max: Duration,
+
     /// How long a statement of a page may take in Postgres (statement_timeout); longer than --page-time-max and --send-wait-max together
     #[arg(long, env = "HIGHWATER_STATEMENT_TIME_MAX", default_value = "150s", value_name = "DURATION", value_parser = time)]
     statement_time_max: Duration,
@@ -84,11 +97,11 @@ pub(crate) struct Limits {
     #[arg(long, env = "HIGHWATER_URL_BYTES_MAX", default_value_t = URL_BYTES_MAX as u64, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_024..=URL_BYTES_MAX as u64))]
     url_bytes_max: u64,
 
-    /// The most bytes of a request's body, of which none is read. Beyond: 413
+    /// The most bytes of a request's body; only digests need one, of up to 1048576. Beyond: 413
     #[arg(
         long,
         env = "HIGHWATER_BODY_BYTES_MAX",
-        default_value_t = 16_384,
+        default_value_t = 1_048_576,
         value_name = "BYTES"
     )]
     body_bytes_max: u64,
@@ -114,6 +127,8 @@ impl Limits {
                 time_max: self.page_time_max,
                 send_wait_max: self.send_wait_max,
             },
+            digests_max: number(self.digests_max),
+            digests_time_max: self.digests_time_max,
             transaction: TransactionBounds {
                 statement_time_max: self.statement_time_max,
                 idle_time_max: self.transaction_idle_time_max,

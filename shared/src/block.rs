@@ -47,6 +47,13 @@ pub enum BlockKind {
     Delete,
     /// Whole rows, new or changed.
     Upsert,
+    /// Keys that the cursor has not seen the last of; only in an answer to a question for digests,
+    /// as all that follow.
+    Changed,
+    /// Parts of an entity, with the number of their rows and their digest.
+    Part,
+    /// Keys of rows, each with the row's digest.
+    Key,
 }
 
 /// The last line of a page.

@@ -33,6 +33,12 @@ pub enum ColumnRole {
     ChangedDate,
     /// Why the key is gone (see [`crate::Reason`]); last, in `delete` blocks only.
     Reason,
+    /// The number of a part, first in `part` blocks.
+    Part,
+    /// How many rows a part has.
+    Rows,
+    /// A digest, as a signed number of 64 bits; last in `part` and `key` blocks.
+    Digest,
 }
 
 impl Column {

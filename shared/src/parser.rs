@@ -111,7 +111,7 @@ impl PageParser {
                 Ok(())
             }
             State::InBlock(BlockKind::Reset) => Err(PageError::Malformed("a reset has rows".to_owned())),
-            State::InBlock(BlockKind::Delete | BlockKind::Upsert) => {
+            State::InBlock(_) => {
                 self.rows += 1;
                 sink.row(line).map_err(PageError::Sink)
             }

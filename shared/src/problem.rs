@@ -36,6 +36,8 @@ pub enum Code {
     InvalidWait,
     /// 400: `entity` is empty or not text.
     InvalidEntity,
+    /// 400: the body is not what the path takes.
+    InvalidBody,
     /// 401: the caller did not say who it is.
     Unauthenticated,
     /// 403: the caller may not read the entity.
@@ -46,13 +48,13 @@ pub enum Code {
     UnknownEntity,
     /// 404: nothing is at this path.
     NotFound,
-    /// 405: the path takes GET only.
+    /// 405: the path takes another method.
     MethodNotAllowed,
     /// 406: none of the accepted media types can be served.
     NotAcceptable,
     /// 410: the cursor cannot be served; ask again without `since`.
     ResyncRequired,
-    /// 413: the body is larger than the server lets any be; no request needs one.
+    /// 413: the body is larger than the server lets any be.
     BodyTooLarge,
     /// 414: the address is longer than the server takes.
     UrlTooLong,
@@ -72,7 +74,11 @@ impl Code {
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidSince | Self::InvalidLimit | Self::InvalidWait | Self::InvalidEntity => 400,
+            Self::InvalidSince
+            | Self::InvalidLimit
+            | Self::InvalidWait
+            | Self::InvalidEntity
+            | Self::InvalidBody => 400,
             Self::Unauthenticated => 401,
             Self::ForbiddenEntity | Self::Forbidden => 403,
             Self::UnknownEntity | Self::NotFound => 404,

@@ -11,6 +11,7 @@ mod remote;
 mod seed;
 mod server_cpu;
 mod small_change;
+mod verify;
 mod waiting_callers;
 mod write_cost;
 
@@ -21,7 +22,7 @@ use crate::outcome::Benchmark;
 use crate::stage::Sizes;
 
 /// All of them.
-pub(crate) const ALL: [Benchmark; 13] = [
+pub(crate) const ALL: [Benchmark; 14] = [
     first_pull::BENCHMARK,
     seed::BENCHMARK,
     small_change::BENCHMARK,
@@ -30,6 +31,7 @@ pub(crate) const ALL: [Benchmark; 13] = [
     waiting_callers::BENCHMARK,
     polls::BENCHMARK,
     coming_back::BENCHMARK,
+    verify::BENCHMARK,
     memory::BENCHMARK,
     server_cpu::BENCHMARK,
     flat_cost::BENCHMARK,

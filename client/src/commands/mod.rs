@@ -5,6 +5,7 @@ pub(crate) mod reset;
 pub(crate) mod run;
 pub(crate) mod seed;
 pub(crate) mod status;
+pub(crate) mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 use highwater_client::{Client, ClientBuilder, PageApplied, Seeding, Token};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::ServerOptions;
+use crate::cli::{PagesOptions, ServerOptions};
 
 /// The environment variable that holds a token.
 const TOKEN_VARIABLE: &str = "HIGHWATER_TOKEN";
@@ -39,11 +40,7 @@ pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
 fn client(options: &ServerOptions) -> ClientBuilder {
     let mut builder = Client::builder(&options.server)
         .entities(options.entities.iter().cloned())
-        .keep_deleted(options.keep_deleted)
         .token_over_http(options.token_over_http);
-    if let Some(limit) = options.limit {
-        builder = builder.limit(limit);
-    }
     if let Some(token) = token(options) {
         builder = builder.token(token);
     }
@@ -53,11 +50,20 @@ fn client(options: &ServerOptions) -> ClientBuilder {
     builder
 }
 
+/// A client that pulls, as the options describe it.
+fn pulling(options: &ServerOptions, pages: &PagesOptions) -> ClientBuilder {
+    let builder = client(options).keep_deleted(pages.keep_deleted);
+    match pages.limit {
+        Some(limit) => builder.limit(limit),
+        None => builder,
+    }
+}
+
 /// Opens the store of a command, with its seed where one is named.
 async fn open(
     builder: ClientBuilder,
     store: &Path,
-    options: &ServerOptions,
+    options: &PagesOptions,
     stop: &CancellationToken,
 ) -> Result<(Client, Seeding), highwater_client::Error> {
     match &options.seed {

@@ -3,7 +3,7 @@
 use highwater_client::{Client, Event, PullReport, Seeding};
 use serde_json::json;
 
-use super::{about_seed, client, open, print};
+use super::{about_seed, open, print, pulling};
 use crate::cli::PullOptions;
 use crate::interrupt;
 use crate::progress::Bar;
@@ -13,8 +13,9 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let stop = interrupt::token()?;
     let bar = Bar::new(!options.json, quiet);
     let shown = bar.clone();
-    let builder = client(&options.server).observer(move |event: Event<'_>| shown.event(&event));
-    let opened = open(builder, &options.store.store, &options.server, &stop).await;
+    let builder =
+        pulling(&options.server, &options.pages).observer(move |event: Event<'_>| shown.event(&event));
+    let opened = open(builder, &options.store.store, &options.pages, &stop).await;
     let (client, seeding) = opened.inspect_err(|_| bar.end())?;
     if let Some(line) = about_seed(&seeding) {
         bar.say(&line);

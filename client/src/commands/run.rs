@@ -2,7 +2,7 @@
 
 use highwater_client::{Event, Pace, PageApplied, Seeding};
 
-use super::{about_seed, client, log, open, user_objects};
+use super::{about_seed, log, open, pulling, user_objects};
 use crate::cli::RunOptions;
 use crate::interrupt;
 use crate::systemd;
@@ -14,10 +14,10 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
         tracing::Level::INFO
     });
     let stop = interrupt::token()?;
-    let builder = client(&options.server)
+    let builder = pulling(&options.server, &options.pages)
         .resync_spread(options.resync_spread)
         .observer(|event: Event<'_>| note(&event));
-    let (client, seeding) = match open(builder, &options.store.store, &options.server, &stop).await {
+    let (client, seeding) = match open(builder, &options.store.store, &options.pages, &stop).await {
         Err(error) if error.is_stopped() => return Ok(()),
         opened => opened?,
     };
@@ -61,7 +61,10 @@ fn note(event: &Event<'_>) {
         }
         Event::Resync { reason, delay, .. } => {
             let seconds = delay.as_secs_f64();
-            tracing::warn!(?reason, "every entity begins anew in {seconds:.1} s");
+            tracing::warn!(
+                ?reason,
+                "what differs is fetched, or every entity begins anew in {seconds:.1} s"
+            );
         }
         Event::SchemaChanged(entity) => {
             tracing::warn!("the columns of {entity} have changed; it begins anew");

@@ -24,7 +24,7 @@ const YEAR_SECONDS: i64 = 365 * 24 * 3_600;
 
 /// What goes wrong, and how often in a thousand requests.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     None,
     Refused,
     Unreachable,
@@ -161,7 +161,7 @@ impl Remote for SimulatedServer {
 }
 
 impl World {
-    fn fault(&mut self) -> Fault {
+    pub(super) fn fault(&mut self) -> Fault {
         if !self.rng.random_ratio(self.faults_per_mille, 1000) {
             return Fault::None;
         }
@@ -212,7 +212,7 @@ fn refused(status: u16, code: Code) -> Error {
     }
 }
 
-fn cut() -> Error {
+pub(super) fn cut() -> Error {
     Error::Cut {
         server: "simulated".to_owned(),
         reason: "simulated".to_owned(),
@@ -221,6 +221,6 @@ fn cut() -> Error {
 }
 
 /// The process dies: nothing retries, nothing is cleaned up.
-fn crash() -> Error {
+pub(super) fn crash() -> Error {
     Error::Task("simulated".into())
 }

@@ -13,13 +13,14 @@ use crate::plan::Ask;
 pub(crate) type Rows = BTreeMap<i64, String>;
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Entity {
-    incarnation: u64,
+pub(super) struct Entity {
+    pub(super) incarnation: u64,
     /// Columns that the application added; the fingerprint goes with it.
-    schema: u64,
-    rows: BTreeMap<i64, (u64, String)>,
-    tombstones: BTreeMap<i64, u64>,
-    purged: u64,
+    pub(super) schema: u64,
+    /// By key the commit that wrote the row, and its value.
+    pub(super) rows: BTreeMap<i64, (u64, String)>,
+    pub(super) tombstones: BTreeMap<i64, u64>,
+    pub(super) purged: u64,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +72,11 @@ impl Source {
 
     pub(crate) fn names(&self) -> Vec<EntityName> {
         self.entities.keys().cloned().collect()
+    }
+
+    /// The entities as the commit left them.
+    pub(super) fn entities_at(&self, commit: u64) -> &BTreeMap<EntityName, Entity> {
+        &self.history[usize::try_from(commit).expect("small")]
     }
 
     /// The rows as the commit left them.
@@ -182,6 +188,25 @@ impl Source {
             entities: &self.history[usize::try_from(now).expect("small")],
         };
         node.page(ask, limit, seen)
+    }
+}
+
+impl Seen {
+    /// All that these entities hold at a commit, told by a server that had replayed a later one.
+    pub(super) fn all_at(
+        commit: u64,
+        replayed: u64,
+        entities: impl Iterator<Item = (EntityName, u64)>,
+    ) -> Self {
+        Self {
+            commit,
+            target: None,
+            position: None,
+            replayed,
+            entities: entities
+                .map(|(name, incarnation)| (name, (incarnation, false)))
+                .collect(),
+        }
     }
 }
 
@@ -341,7 +366,7 @@ pub(crate) fn timestamp(commit: u64) -> Timestamp {
     Timestamp::from_micros(i64::try_from(commit).expect("small") * 1_000_000)
 }
 
-fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
+pub(super) fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
     // Added columns come first, so that a value by place instead of by name would show.
     let added = (1..=schema).map(|column| added_value(key, column));
     let fields: Vec<String> = std::iter::once(key.to_string())
@@ -356,7 +381,7 @@ fn date(commit: u64) -> String {
     format!("{date}+00")
 }
 
-fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
+pub(super) fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
     let column = |name: String, type_name: &str, role| Column {
         name,
         type_name: type_name.to_owned(),

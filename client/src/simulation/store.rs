@@ -9,6 +9,7 @@ use highwater_shared::{
 };
 
 use super::Observed;
+use super::shortcut::Differences;
 use super::source::Rows;
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
@@ -48,9 +49,49 @@ impl MemoryStore {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Writes what differs, and puts the entities at a cursor.
+    pub(super) fn move_now(
+        &self,
+        cursor: &Cursor,
+        source: &SourceId,
+        entities: &[EntityName],
+        differences: BTreeMap<EntityName, Differences>,
+    ) {
+        let mut inner = self.inner();
+        let newest = inner.helpers.values().map(|helper| helper.sequence).max();
+        let sequence = newest.unwrap_or(0) + 1;
+        for (entity, differences) in differences {
+            let table = inner.tables.get_mut(&entity).expect("a table");
+            for (key, line) in differences {
+                match line {
+                    Some(line) => drop(
+                        table
+                            .rows
+                            .insert(key, line.split('\t').map(str::to_owned).collect()),
+                    ),
+                    None => drop(table.rows.remove(&key)),
+                }
+            }
+        }
+        for entity in entities {
+            let helper = inner.helpers.get_mut(entity).expect("a helper");
+            helper.cursor = Some(cursor.clone());
+            helper.covers = entities.into();
+            helper.state = State::Pulling;
+            (helper.sequence, helper.began) = (sequence, sequence);
+            helper.source = Some(source.clone());
+        }
+    }
 }
 
 impl Observed for MemoryStore {
+    fn schema_now(&self, entity: &EntityName) -> Option<u64> {
+        let inner = self.inner();
+        let fingerprint = &inner.tables.get(entity)?.header.fingerprint;
+        fingerprint.strip_prefix("schema-")?.parse().ok()
+    }
+
     fn helpers_now(&self) -> Vec<SyncHelper> {
         self.inner().helpers.values().cloned().collect()
     }
@@ -228,7 +269,16 @@ impl PageSink for Sink {
                 header: header.clone(),
                 rows: BTreeMap::new(),
             };
-            if helper.complete {
+            let is_complete = helper.complete;
+            if let (Some(rows_max), Some(rows)) = (self.order.anew_rows_max, self.inner.tables.get(&entity))
+                && is_complete
+                && rows.header.fingerprint == table.header.fingerprint
+                && rows.rows.len() as u64 >= rows_max
+            {
+                return Err(Error::BeginsAnew { entity });
+            }
+            let helper = self.helper(&entity);
+            if is_complete {
                 helper.state = State::Renewing;
                 self.inner.hidden.insert(entity, table);
             } else {

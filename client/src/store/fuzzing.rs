@@ -105,6 +105,7 @@ fn take(store: &Connection, course: &Course, page: &[u8]) -> Result<PageApplied,
     let helpers: Vec<_> = sync_helpers::load(store)?.into_values().collect();
     let wanted = course.names_one.then(|| vec![EntityName::new("product")]);
     let order = Order {
+        anew_rows_max: None,
         ask: next_ask(wanted.as_deref(), &helpers),
         writing: course.writing,
         keep_deleted: course.keep_deleted,

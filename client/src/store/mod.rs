@@ -2,7 +2,8 @@
 //!
 //! [`open`] takes the lock and refuses what is not a store, [`look`] reads beside a writer,
 //! [`schema`] knows the store's own tables, [`page`] applies pages, [`renew`] ends the renewal of an
-//! entity, [`value`] converts.
+//! entity, [`value`] converts. [`view`] is what is compared with the source, [`printed`] converts back for
+//! that, and [`mend`] replaces what was found to be wrong.
 
 mod block;
 #[cfg(any(test, fuzzing))]
@@ -10,10 +11,12 @@ pub(crate) mod fuzzing;
 mod head;
 mod image;
 mod look;
+mod mend;
 mod no_room;
 mod objects;
 mod open;
 mod page;
+mod printed;
 mod renew;
 mod reset;
 mod schema;
@@ -27,6 +30,7 @@ mod tests;
 mod trailer;
 mod unique_index;
 mod value;
+mod view;
 mod views;
 
 use std::fmt;
@@ -39,11 +43,14 @@ use highwater_shared::{EntityName, PageError, PageParser};
 use tokio::sync::mpsc;
 
 pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
+pub(crate) use self::mend::{Mending, MendingPiece, Standing};
 use self::open::OpenStore;
 pub(crate) use self::open::{Vacant, beside};
 use self::page::PageWriter;
 pub use self::reset::{Reset, reset};
 pub use self::status::{EntityStatus, StoreStatus, status};
+pub(crate) use self::value::key_value;
+pub(crate) use self::view::{Compared, Look, View};
 use crate::applied::PageApplied;
 use crate::error::Error;
 use crate::meter::Meter;
@@ -233,7 +240,8 @@ fn write(
     }
 }
 
-fn from_page(error: PageError<Error>) -> Error {
+/// The error that stands for a page, or the like of one, that cannot be used.
+pub(crate) fn from_page(error: PageError<Error>) -> Error {
     match error {
         PageError::Incomplete => Error::Incomplete,
         PageError::Sink(error) => error,

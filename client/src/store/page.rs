@@ -63,6 +63,9 @@ impl PageSink for PageWriter<'_, '_> {
                 self.block = Some(self.open_block(header)?);
                 Ok(())
             }
+            BlockKind::Changed | BlockKind::Part | BlockKind::Key => Err(Error::Malformed(
+                "it holds digests where rows were due".to_owned(),
+            )),
         }
     }
 
@@ -207,7 +210,17 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             staged.clear(connection)?;
         }
         let keep_deleted = self.order.keep_deleted;
-        match Table::find(connection, &header.entity, Purpose::Rows)? {
+        let rows = Table::find(connection, &header.entity, Purpose::Rows)?;
+        if let (Some(table), Some(rows_max)) = (&rows, self.order.anew_rows_max)
+            && helper.complete
+            && table.fits(header)
+            && table.has_rows(connection, rows_max)?
+        {
+            return Err(Error::BeginsAnew {
+                entity: header.entity.clone(),
+            });
+        }
+        match rows {
             Some(_) if helper.complete => {
                 Table::create(connection, header, Purpose::Renewal, keep_deleted)?;
                 helper.state = State::Renewing;
@@ -265,21 +278,15 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             return BlockWriter::deletes(connection, header, &table, keep);
         }
         let target = match self.order.writing {
-            Writing::DeletesFirst if purpose == Purpose::Rows => Some(self.stage(&header.entity, &table)?),
+            Writing::DeletesFirst if purpose == Purpose::Rows => Some(Staged::target_of(
+                &mut self.staged,
+                connection,
+                &header.entity,
+                &table,
+            )?),
             Writing::DeletesFirst | Writing::InPlace => None,
         };
         BlockWriter::upserts(connection, header, &table, target)
-    }
-
-    /// Where the entity's rows wait for the end of the page.
-    fn stage(&mut self, entity: &EntityName, table: &Table) -> Result<String, Error> {
-        if let Some(staged) = self.staged.iter().find(|staged| staged.entity == *entity) {
-            return Ok(staged.target());
-        }
-        let staged = Staged::create(self.connection, entity, table, self.staged.len())?;
-        let target = staged.target();
-        self.staged.push(staged);
-        Ok(target)
     }
 
     /// Moves an entity to the new cursor, which covers these, and ends its renewal with the pull.

@@ -21,8 +21,24 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    /// Where rows of `table` are to be written meanwhile: the entity's waiting room, made where there is none.
+    pub(super) fn target_of(
+        rooms: &mut Vec<Self>,
+        connection: &Connection,
+        entity: &EntityName,
+        table: &Table,
+    ) -> Result<String, Error> {
+        if let Some(staged) = rooms.iter().find(|staged| staged.entity == *entity) {
+            return Ok(staged.target());
+        }
+        let staged = Self::create(connection, entity, table, rooms.len())?;
+        let target = staged.target();
+        rooms.push(staged);
+        Ok(target)
+    }
+
     /// A waiting room for rows of `table`, the `number`th of the page.
-    pub(super) fn create(
+    fn create(
         connection: &Connection,
         entity: &EntityName,
         table: &Table,
@@ -38,7 +54,7 @@ impl Staged {
     }
 
     /// Where the rows are to be written meanwhile.
-    pub(super) fn target(&self) -> String {
+    fn target(&self) -> String {
         format!("temp.{}", quoted(&self.name))
     }
 

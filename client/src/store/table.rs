@@ -131,6 +131,8 @@ impl Table {
         self.fingerprint == header.fingerprint
             && match header.kind {
                 BlockKind::Reset | BlockKind::Upsert => self.columns == header.columns,
+                // These hold no rows.
+                BlockKind::Changed | BlockKind::Part | BlockKind::Key => true,
                 // A deletion has no more than the key's columns, which are found by name.
                 BlockKind::Delete => self.key().all(|key| {
                     header
@@ -173,6 +175,16 @@ impl Table {
             }
         }
         Ok(true)
+    }
+
+    /// Whether there are so many rows, or more.
+    pub(super) fn has_rows(&self, connection: &Connection, rows: u64) -> Result<bool, Error> {
+        let sql = format!(
+            "select count(*) >= ?1 from (select 1 from main.{} limit ?1)",
+            quoted(&self.name)
+        );
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        Ok(connection.query_row(&sql, [rows], |row| row.get(0))?)
     }
 
     /// Removes all rows.

@@ -9,6 +9,8 @@ use highwater_shared::{ValueKind, copy_text};
 use rusqlite::ToSql;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
+use crate::error::Error;
+
 /// Bytes of `2026-11-22T10:00:00.123456Z`.
 const DATE_BYTES: usize = 27;
 
@@ -65,6 +67,24 @@ pub(super) fn read(kind: ValueKind, field: Option<&[u8]>) -> Result<Value<'_>, N
         },
         ValueKind::Text => text(field),
     }
+}
+
+/// The value of a key's field in a form that people read: as in the store, with hexadecimal digits for
+/// bytes.
+pub(crate) fn key_value(kind: ValueKind, field: Option<&[u8]>) -> Result<serde_json::Value, Error> {
+    let text = |bytes: &[u8]| serde_json::Value::from(String::from_utf8_lossy(bytes));
+    let Ok(value) = read(kind, field) else {
+        return Err(Error::Malformed("it holds a key that cannot be read".to_owned()));
+    };
+    Ok(match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Integer(number) if kind == ValueKind::Boolean => (number != 0).into(),
+        Value::Integer(number) => number.into(),
+        Value::Real(number) => number.into(),
+        Value::Text(value) => text(&value),
+        Value::Blob(_) => text(&copy_text::unescape(field.unwrap_or_default())),
+        Value::Date(value, length) => text(value.get(..length).unwrap_or_default()),
+    })
 }
 
 /// How SQLite declares a column of this kind.
@@ -140,7 +160,7 @@ fn digit(byte: u8) -> Result<u8, NotAValue> {
 /// `2026-11-22 10:00:00.12` and the zone's suffix, in the form whose text order is time order.
 ///
 /// `None` for all else: BC, years above 9999 and infinity stay as Postgres prints them.
-fn date(field: &[u8], zone: &[u8]) -> Option<Value<'static>> {
+pub(super) fn date(field: &[u8], zone: &[u8]) -> Option<Value<'static>> {
     const SHAPE: &[u8; 19] = b"0000-00-00 00:00:00";
     let civil = field.strip_suffix(zone)?;
     let (seconds, fraction) = civil.split_first_chunk::<19>()?;

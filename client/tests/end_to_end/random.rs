@@ -2,6 +2,7 @@
 //! pages of any size.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use highwater_server::admin::EnableOptions;
 use highwater_testbed::seed;
@@ -14,6 +15,8 @@ use crate::exact::Both;
 use crate::json::By;
 use crate::kinds::{Fit, KINDS, Kind, SCHEMA};
 use crate::rig::{Rig, run};
+use crate::verify::{assert_verified, verify};
+use crate::verify_kinds::spoil;
 
 /// Tables of a course.
 const TABLES: usize = 12;
@@ -98,6 +101,7 @@ async fn random_tables_arrive_value_for_value_in_both_forms() {
                 let rows = both.assert_exact(name, name, &what).await;
                 assert!(rows > 0 || round > 0, "{what}: no rows in {name}");
             }
+            assert_verified(&rig.url(), &both.store, &["--deep"], &what).await;
         }
         if round == 0 {
             for (_, both) in &mut pulls {
@@ -108,9 +112,29 @@ async fn random_tables_arrive_value_for_value_in_both_forms() {
             change(&rig, &mut random, &tables).await;
         }
     }
+    let (_, first) = &pulls[0];
+    for Table { name, columns, .. } in &tables {
+        spoil_each(&rig, &first.store, name, columns).await;
+    }
     for (by, both) in pulls {
         assert_eq!(both.json.resets, 0, "seed {seed}, by {by}: something began anew");
     }
+}
+
+/// Whatever value is changed in the store, it is found, and repaired.
+async fn spoil_each(rig: &Rig, store: &Path, table: &str, columns: &[Column]) {
+    let mut spoilt = 0;
+    for column in columns {
+        if !spoil(store, table, &column.name) {
+            continue;
+        }
+        spoilt += 1;
+        let (code, told) = verify(&rig.url(), store, &["--deep", "--entity", table]).await;
+        assert_eq!(code, 3, "{table}.{}: {told}", column.name);
+        let (code, told) = verify(&rig.url(), store, &["--deep", "--repair", "--entity", table]).await;
+        assert_eq!(code, 0, "{table}.{}: {told}", column.name);
+    }
+    assert!(spoilt > 0, "nothing to spoil in {table}");
 }
 
 impl Table {

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::oracle::ByDate;
 use crate::rig::{assert_equal, client, migrate, output, run};
 use crate::serving::Server;
+use crate::verify::assert_verified;
 use crate::writers::{self, TABLES, Writers};
 
 /// How far the standby lags behind the primary.
@@ -147,6 +148,8 @@ async fn clients_that_move_between_servers_lose_nothing_whatever_is_killed() {
             &format!("{}, seed {seed}", store.display()),
         )
         .await;
+        // By way of nginx, from the one or the other.
+        assert_verified(&nginx.url(), &store, &["--deep"], &format!("seed {seed}")).await;
     }
     // The daemon follows by itself.
     in_time(async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Response};
+use axum::http::{HeaderMap, Method, Response};
 
 /// A column list with a key, a text and a date.
 pub(crate) const COLUMNS: &str = r#"[{"name":"id","type":"bigint","role":"key"},{"name":"name","type":"text"},{"name":"changed_date","type":"timestamp with time zone","role":"changed_date"}]"#;
@@ -143,6 +143,10 @@ impl Server {
 }
 
 async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
+    // A server that knows no digests: whoever asks begins anew.
+    if request.method() == Method::POST {
+        return response(Answer::problem(404, "not_found", None));
+    }
     shared.asked.lock().expect("asked").push(Asked {
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),
@@ -151,6 +155,10 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body
     let next = shared.answers.lock().expect("answers").pop_front();
     let answer = next.unwrap_or_else(|| Answer::new(404, "text/html", "<html>nothing here</html>"));
     tokio::time::sleep(answer.delay).await;
+    response(answer)
+}
+
+fn response(answer: Answer) -> Response<Body> {
     let mut response = Response::builder().status(answer.status);
     for (name, value) in &answer.headers {
         response = response.header(*name, value);

@@ -6,16 +6,15 @@ use highwater_shared::{COPY_MEDIA_TYPE, JSON_MEDIA_TYPE};
 
 use crate::page::Format;
 
+/// Whether the caller takes `COPY` blocks, which is all that there is of digests.
+pub(super) fn takes_blocks(headers: &HeaderMap) -> bool {
+    let ranges = ranges(headers);
+    ranges.is_empty() || quality(&ranges, COPY_MEDIA_TYPE) > 0.0
+}
+
 /// The form that the caller likes best; JSON where it does not say. `None` where it takes neither.
 pub(super) fn format(headers: &HeaderMap) -> Option<Format> {
-    let ranges: Vec<(String, f32)> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(range)
-        .filter(|(name, _)| !name.is_empty())
-        .collect();
+    let ranges = ranges(headers);
     if ranges.is_empty() {
         return Some(Format::Json);
     }
@@ -29,6 +28,17 @@ pub(super) fn format(headers: &HeaderMap) -> Option<Format> {
     } else {
         (copy > 0.0).then_some(Format::Copy)
     }
+}
+
+fn ranges(headers: &HeaderMap) -> Vec<(String, f32)> {
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(range)
+        .filter(|(name, _)| !name.is_empty())
+        .collect()
 }
 
 fn range(text: &str) -> (String, f32) {
@@ -76,5 +86,13 @@ mod tests {
         assert_eq!(accepts("application/json;q=0"), None);
         assert_eq!(accepts("*/*;q=inf, application/json;Q=0.1"), Some(Format::Json));
         assert_eq!(accepts("*/*;q=NaN"), None);
+    }
+
+    #[test]
+    fn blocks_are_sent_to_who_takes_them() {
+        let takes = |value: &str| takes_blocks(&HeaderMap::from_iter([(ACCEPT, value.parse().unwrap())]));
+        assert!(takes_blocks(&HeaderMap::new()));
+        assert!(takes("*/*") && takes("application/vnd.highwater.copy"));
+        assert!(!takes("application/json") && !takes("application/vnd.highwater.copy;q=0, */*"));
     }
 }

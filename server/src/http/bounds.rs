@@ -58,10 +58,7 @@ fn excess(request: &Request, bounds: Bounds) -> Option<Refusal> {
     // What is not announced is not read either.
     let body_bytes = request.body().size_hint().lower();
     (body_bytes > bounds.body).then(|| {
-        let detail = format!(
-            "the body has {body_bytes} bytes, and may have {}; no request needs one",
-            bounds.body
-        );
+        let detail = format!("the body has {body_bytes} bytes, and may have {}", bounds.body);
         Refusal::new(Code::BodyTooLarge, detail).by(Limit::BodyBytesMax)
     })
 }

@@ -27,7 +27,7 @@ use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pie
 use crate::turns::Turn;
 
 /// Pieces that wait for the reader of a response before the page waits for it.
-const PIECES_WAITING_MAX: usize = 4;
+pub(super) const PIECES_WAITING_MAX: usize = 4;
 
 /// `GET /changes`
 pub(super) async fn changes(
@@ -138,7 +138,7 @@ fn send(shared: Arc<Shared>, page: Box<OpenPage>, format: Format) -> Pieces {
 /// A body that is still being read, during which the turn lasts, or a small one and its name. The
 /// first piece is awaited, so that a page that fails before it is answered with a problem; later the
 /// response can only be cut off.
-async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), Refusal> {
+pub(super) async fn body(mut pieces: Pieces, turn: Turn) -> Result<(Body, Option<String>), Refusal> {
     let first = pieces.recv().await.unwrap_or(Err(ReadError::Abandoned));
     // Where a limit ended it, that was counted where it was read.
     let first = match first.map_err(|error| Refusal::from(error).counted())? {
@@ -222,8 +222,9 @@ pub(super) async fn not_found(uri: Uri) -> Refusal {
 
 /// Every other method.
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
+    let takes = if uri.path() == "/digests" { "POST" } else { "GET" };
     Refusal::new(
         Code::MethodNotAllowed,
-        format!("{} takes GET, not {method}", uri.path()),
+        format!("{} takes {takes}, not {method}", uri.path()),
     )
 }

@@ -102,6 +102,7 @@ fn verb(method: &Method) -> Verb {
     match *method {
         Method::GET => Verb::Get,
         Method::HEAD => Verb::Head,
+        Method::POST => Verb::Post,
         Method::OPTIONS => Verb::Options,
         _ => Verb::Other,
     }

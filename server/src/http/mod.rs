@@ -7,6 +7,7 @@ mod browsers;
 mod caching;
 mod callers;
 mod connection;
+mod digests;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod handlers;
@@ -25,7 +26,7 @@ use axum::Router;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{get, post};
 use highwater_shared::SOURCE_HEADER;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -55,6 +56,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     );
     let mut known = Router::new()
         .route("/changes", get(handlers::changes))
+        .route("/digests", post(digests::digests))
         .route("/entities", get(handlers::entities));
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));

@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use highwater_shared::digests::DIGESTS_BODY_BYTES_MAX;
+
 use super::browsers::Origin;
 use super::tls::TlsFiles;
 use crate::auth::Authenticator;
@@ -33,6 +35,11 @@ pub struct ServeOptions {
     pub page: PageBounds,
     /// What bounds the transactions in Postgres.
     pub transaction: TransactionBounds,
+    /// The most requests for digests that are answered at one time: each is a scan, and holds a connection for as
+    /// long.
+    pub digests_max: usize,
+    /// How long digests may take, from the snapshot until the last of them is sent.
+    pub digests_time_max: Duration,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The certificate to show and its key; plain HTTP without.
@@ -69,13 +76,15 @@ impl Default for ServeOptions {
             page_rows_max: 100_000,
             page: PageBounds::default(),
             transaction: TransactionBounds::default(),
+            digests_max: 4,
+            digests_time_max: Duration::from_mins(10),
             authenticator: None,
             tls: None,
             connections_max: 32_000,
             header_time_max: Duration::from_secs(10),
             header_bytes_max: 96 * 1024,
             url_bytes_max: URL_BYTES_MAX,
-            body_bytes_max: 16 * 1024,
+            body_bytes_max: DIGESTS_BODY_BYTES_MAX as u64,
             idle_time_max: Duration::from_secs(75),
             cors_origins: Vec::new(),
         }

@@ -44,7 +44,8 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
     Ok(parameters)
 }
 
-fn since(value: &str) -> Result<Since, Refusal> {
+/// Reads a date or a cursor.
+pub(super) fn since(value: &str) -> Result<Since, Refusal> {
     // Every date has a colon, and no cursor does.
     if value.contains(':') {
         return match value.parse() {

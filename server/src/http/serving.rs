@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) pages: SharedPages,
     pub(super) turns: Turns,
     pub(super) pace: Pace,
+    /// Requests for digests that may be answered at one time.
+    pub(super) scans: Arc<Semaphore>,
     pub(super) tombstones: Tombstones,
     pub(super) options: ServeOptions,
     /// The body of `GET /openapi.json`.
@@ -162,6 +165,7 @@ impl Shared {
                 waiting_of_one: options.caller_waiting_max,
             }),
             pace: Pace::new(options.caller_requests_per_second),
+            scans: Arc::new(Semaphore::new(options.digests_max)),
             tombstones: Tombstones::default(),
             options,
             began: Instant::now(),

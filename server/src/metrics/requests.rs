@@ -37,10 +37,12 @@ const STATUSES: [(u16, &str); 18] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
     Changes,
+    Digests,
     Entities,
     Healthz,
     Readyz,
     Metrics,
+    Openapi,
     /// Anything else, however it is written.
     Other,
 }
@@ -50,6 +52,7 @@ pub(crate) enum Route {
 pub(crate) enum Verb {
     Get,
     Head,
+    Post,
     Options,
     Other,
 }
@@ -64,12 +67,14 @@ pub(super) struct Requests {
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Changes,
+        Self::Digests,
         Self::Entities,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
+        Self::Openapi,
         Self::Other,
     ];
 
@@ -82,22 +87,25 @@ impl Route {
     fn name(self) -> &'static str {
         match self {
             Self::Changes => "/changes",
+            Self::Digests => "/digests",
             Self::Entities => "/entities",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
+            Self::Openapi => "/openapi.json",
             Self::Other => "other",
         }
     }
 }
 
 impl Verb {
-    const ALL: [Self; 4] = [Self::Get, Self::Head, Self::Options, Self::Other];
+    const ALL: [Self; 5] = [Self::Get, Self::Head, Self::Post, Self::Options, Self::Other];
 
     fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Head => "HEAD",
+            Self::Post => "POST",
             Self::Options => "OPTIONS",
             Self::Other => "other",
         }

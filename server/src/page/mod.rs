@@ -2,10 +2,13 @@
 //!
 //! `open` begins the transaction, asks what has changed (`probe`) and decides what is to be sent
 //! (`plan`); `send` lets the rows pass from Postgres to the response without decoding them (`rows`,
-//! by statements from `sql`, through `output`).
+//! by statements from `sql`, through `output`). `digests` begins as a page does, and sends what a store
+//! can be compared with.
 
 #[cfg(test)]
 mod cost;
+mod digests;
+mod digests_sql;
 mod open;
 mod output;
 mod plan;
@@ -26,6 +29,7 @@ use crate::cursor::Cursor;
 use crate::database::sqlstate;
 use crate::limit::{Limit, PageBounds};
 
+pub use digests::{DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, WholePage, tag};

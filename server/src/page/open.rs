@@ -58,7 +58,7 @@ pub(super) struct ScopeDelta {
 }
 
 impl Delta {
-    fn holds_any(&self) -> bool {
+    pub(super) fn holds_any(&self) -> bool {
         self.truncated || self.scopes.values().any(ScopeDelta::holds_any)
     }
 

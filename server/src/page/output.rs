@@ -14,7 +14,6 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::sql::{Layout, columns};
 use super::{Format, ReadError};
-use crate::cursor::Step;
 use crate::entity::Entity;
 
 /// Bytes that are gathered before they are handed over, and of the first ones, so that the reader
@@ -106,6 +105,12 @@ impl Output {
         }
     }
 
+    /// Ends when the reader has gone.
+    pub(super) fn gone(&self) -> impl Future<Output = ()> + use<> {
+        let sender = self.sender.clone();
+        async move { sender.closed().await }
+    }
+
     /// Bytes written so far.
     pub(super) fn written(&self) -> u64 {
         self.written
@@ -115,7 +120,7 @@ impl Output {
     pub(super) async fn reset(&mut self, entity: &Entity) -> Result<(), ReadError> {
         match self.format {
             Format::Copy => {
-                self.write(&header(entity, BlockKind::Reset, Step::Anew)?).await?;
+                self.write(&header(entity, BlockKind::Reset)?).await?;
                 self.end_of_block().await
             }
             Format::Json => {
@@ -133,16 +138,22 @@ impl Output {
         }
     }
 
-    /// Begins the lines of a step.
-    pub(super) fn begin_block(&mut self, entity: &Entity, step: Step) -> Result<(), ReadError> {
+    /// Begins the lines of a block.
+    pub(super) fn begin_block(&mut self, entity: &Entity, kind: BlockKind) -> Result<(), ReadError> {
         if self.format == Format::Copy {
-            let kind = match step {
-                Step::Anew | Step::Rows => BlockKind::Upsert,
-                Step::Tombstones | Step::Flagged => BlockKind::Delete,
-            };
-            self.header = Some(header(entity, kind, step)?);
+            self.header = Some(header(entity, kind)?);
         }
         Ok(())
+    }
+
+    /// One line of a block as Postgres sent it, with the newline at its end.
+    pub(super) fn whole_line(&mut self, line: &[u8]) {
+        let before = self.chunk.len();
+        if let Some(header) = self.header.take() {
+            self.chunk.extend_from_slice(&header);
+        }
+        self.chunk.extend_from_slice(line);
+        self.written += (self.chunk.len() - before) as u64;
     }
 
     /// One line from Postgres; `kept` is what of it is not the server's alone. After some of them
@@ -177,7 +188,7 @@ impl Output {
         Ok(is_full)
     }
 
-    /// Ends the lines of a step.
+    /// Ends the lines of a block.
     pub(super) async fn end_block(&mut self) -> Result<(), ReadError> {
         match (self.format, self.header.take()) {
             (Format::Copy, None) => self.end_of_block().await,
@@ -275,12 +286,12 @@ fn end(format: Format, trailer: &Trailer) -> Result<Vec<u8>, ReadError> {
 }
 
 /// The header line of a block.
-fn header(entity: &Entity, kind: BlockKind, step: Step) -> Result<Vec<u8>, ReadError> {
+fn header(entity: &Entity, kind: BlockKind) -> Result<Vec<u8>, ReadError> {
     let mut line = json(&BlockHeader {
         version: BLOCK_VERSION,
         entity: entity.name.clone(),
         kind,
-        columns: columns(entity, step),
+        columns: columns(entity, kind),
         fingerprint: entity.fingerprint.clone(),
     })?;
     line.push(b'\n');

@@ -85,6 +85,25 @@ pub(super) async fn pass(
     Ok((end, position))
 }
 
+/// Runs a statement whose lines are all wanted as they come, and tells how many there were.
+pub(super) async fn pass_all(
+    connection: &mut PgConnection,
+    statement: &str,
+    until: Instant,
+    out: &mut Output,
+) -> Result<u64, ReadError> {
+    let mut lines = connection.copy_out_raw(statement).await?;
+    let mut rows = 0;
+    while let Some(line) = lines.try_next().await? {
+        rows += 1;
+        out.whole_line(&line);
+        if out.make_room().await? && Instant::now() >= until {
+            return Err(ReadError::Limit(Limit::DigestsTimeMax));
+        }
+    }
+    Ok(rows)
+}
+
 /// What of a line is not the server's alone, and its `changed_date`.
 fn cut<'a>(layout: &Layout, line: &'a [u8]) -> (&'a [u8], &'a [u8]) {
     let (mut rest, mut kept, mut date) = (line, line, &[][..]);

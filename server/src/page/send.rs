@@ -74,7 +74,7 @@ impl OpenPage {
                 if step == Step::Anew && resumed.is_none() {
                     out.reset(entity).await?;
                 }
-                out.begin_block(entity, step)?;
+                out.begin_block(entity, sql::kind(step))?;
                 for (place, ranges) in scopes {
                     let place_number = u32::try_from(place).unwrap_or(u32::MAX);
                     if resumed.is_some_and(|from| place_number < from.scope) {
@@ -142,7 +142,11 @@ impl OpenPage {
     }
 
     /// Ends the transaction, and waits until all that its snapshot has seen is on disk.
-    async fn close(&mut self, node: &Node, full: Option<&(Position, End)>) -> Result<(), ReadError> {
+    pub(super) async fn close(
+        &mut self,
+        node: &Node,
+        full: Option<&(Position, End)>,
+    ) -> Result<(), ReadError> {
         let mut connection = std::mem::take(&mut self.connection);
         let limit = match full {
             Some((_, End::Abandoned(limit))) => Some(*limit),
@@ -165,7 +169,7 @@ impl OpenPage {
         Ok(())
     }
 
-    fn trailer(&self, full: Option<Position>, budget: &Budget, samples: &Samples) -> Trailer {
+    pub(super) fn trailer(&self, full: Option<Position>, budget: &Budget, samples: &Samples) -> Trailer {
         let (sent, before) = match &self.request.since {
             Since::Nothing => (Timestamp::EPOCH, Timestamp::EPOCH),
             Since::Date(date) => (*date, *date),

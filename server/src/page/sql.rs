@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use highwater_shared::{Column, ColumnRole, Reason, Timestamp};
+use highwater_shared::{BlockKind, Column, ColumnRole, Reason, Timestamp};
 
 use super::Format;
 use crate::cursor::{After, Step};
@@ -182,8 +182,16 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
     Ok(Statement { text, layout })
 }
 
-/// The columns of a block of this step, in the order of its fields.
-pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
+/// The kind of the blocks of a step.
+pub(super) fn kind(step: Step) -> BlockKind {
+    match step {
+        Step::Anew | Step::Rows => BlockKind::Upsert,
+        Step::Tombstones | Step::Flagged => BlockKind::Delete,
+    }
+}
+
+/// The columns of a block of this kind, in the order of its fields.
+pub(super) fn columns(entity: &Entity, kind: BlockKind) -> Vec<Column> {
     let own = |name: &str, type_name: &str, role| Column {
         name: name.to_owned(),
         type_name: type_name.to_owned(),
@@ -195,18 +203,24 @@ pub(super) fn columns(entity: &Entity, step: Step) -> Vec<Column> {
         "timestamp with time zone",
         ColumnRole::ChangedDate,
     );
-    match step {
-        Step::Anew | Step::Rows => entity.columns.iter().cloned().chain([changed_date]).collect(),
-        Step::Tombstones | Step::Flagged => entity
-            .key
-            .iter()
-            .zip(1..)
-            .map(|(column, place)| Column {
-                place: Some(place),
-                ..own(&column.name, &column.type_name, ColumnRole::Key)
-            })
+    let digest = own("digest", "bigint", ColumnRole::Digest);
+    let key = entity.key.iter().zip(1..).map(|(column, place)| Column {
+        place: Some(place),
+        ..own(&column.name, &column.type_name, ColumnRole::Key)
+    });
+    match kind {
+        BlockKind::Reset | BlockKind::Upsert => {
+            entity.columns.iter().cloned().chain([changed_date]).collect()
+        }
+        BlockKind::Delete => key
             .chain([changed_date, own("reason", "text", ColumnRole::Reason)])
             .collect(),
+        BlockKind::Changed => key.collect(),
+        BlockKind::Key => key.chain([digest]).collect(),
+        BlockKind::Part => {
+            let part = own("part", "bigint", ColumnRole::Part);
+            vec![part, own("rows", "bigint", ColumnRole::Rows), digest]
+        }
     }
 }
 
@@ -359,7 +373,7 @@ fn bound(
 }
 
 /// Leaves out what the target has not seen: a row that changed since comes in the next round.
-fn seen_by(text: &mut String, target: &Snapshot) {
+pub(super) fn seen_by(text: &mut String, target: &Snapshot) {
     let _ = write!(text, " and t.changed_xid < '{}'::xid8", target.xmax());
     if !target.in_flight().is_empty() {
         let list: Vec<String> = target.in_flight().iter().map(ToString::to_string).collect();

@@ -14,6 +14,7 @@ mod caching;
 mod callers;
 mod dates;
 mod deltas;
+mod digests;
 mod durability;
 mod enabling;
 mod formats;

@@ -34,7 +34,8 @@ impl Document {
     /// Holds an answer to a path against what the document says of it: status, form, headers, schema.
     async fn holds(&mut self, path: &str, response: reqwest::Response) {
         let status = response.status().as_str().to_owned();
-        let pointer = format!("/paths/{}/get/responses/{status}", path.replace('/', "~1"));
+        let method = if path == "/digests" { "post" } else { "get" };
+        let pointer = format!("/paths/{}/{method}/responses/{status}", path.replace('/', "~1"));
         let answer = self.document.pointer(&pointer);
         let answer = answer.unwrap_or_else(|| panic!("{pointer} is not there")).clone();
         self.met.insert((path.to_owned(), status.clone()));
@@ -84,7 +85,8 @@ impl Document {
     fn unmet(&self) -> Vec<String> {
         let mut unmet = Vec::new();
         for (path, item) in self.document["paths"].as_object().unwrap() {
-            for status in item["get"]["responses"].as_object().unwrap().keys() {
+            let operation = item.as_object().unwrap().values().next().unwrap();
+            for status in operation["responses"].as_object().unwrap().keys() {
                 if !self.met.contains(&(path.clone(), status.clone())) {
                     unmet.push(format!("{path} {status}"));
                 }
@@ -153,6 +155,21 @@ async fn every_answer_is_as_the_document_says() {
         document.fits(&schema, &serde_json::from_str(line).unwrap());
     }
 
+    let asks = |since: &str, entity: &str| {
+        format!(r#"{{"since": {since:?}, "entities": [{{"entity": {entity:?}, "bits": 2}}]}}"#)
+    };
+    let settled = whole["next"].as_str().unwrap();
+    for body in [
+        asks(settled, "product"),
+        asks("nonsense", "product"),
+        asks(settled, "nosuch"),
+        "nonsense".to_owned(),
+    ] {
+        document
+            .holds("/digests", server.post("/digests", body, None).await)
+            .await;
+    }
+
     let now = rig.server.page("").await;
     let path = format!("/changes?since={}", now["next"].as_str().unwrap());
     let tag = server.get(&path).await.headers()["etag"].clone();
@@ -162,6 +179,11 @@ async fn every_answer_is_as_the_document_says() {
     document.holds("/changes", again).await;
 
     let other = self::rig().await;
+    let elsewhere = other
+        .server
+        .post("/digests", asks(settled, "product"), None)
+        .await;
+    document.holds("/digests", elsewhere).await;
     let resync = other.server.get(&path).await;
     assert_eq!(resync.status(), 410);
     document.holds("/changes", resync).await;
@@ -175,6 +197,9 @@ async fn every_answer_is_as_the_document_says() {
     for path in ["/changes", "/entities"] {
         document.holds(path, busy.get(path).await).await;
     }
+    document
+        .holds("/digests", busy.post("/digests", "", None).await)
+        .await;
 
     // A fault of the server's own, and one of Postgres: what is asked is not there any more.
     rig.run("alter table highwater.source rename to elsewhere").await;
@@ -195,6 +220,8 @@ async fn every_answer_is_as_the_document_says() {
         unmet,
         [
             "/changes 500",
+            "/digests 406",
+            "/digests 500",
             "/healthz 500",
             "/metrics 500",
             "/openapi.json 500",

@@ -167,6 +167,23 @@ impl Served {
         counted.unwrap_or_else(|_| panic!("{limit} was not reached {times} times"));
     }
 
+    /// POSTs a body to a path, and says who asks where that is wanted.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+        authorization: Option<&str>,
+    ) -> reqwest::Response {
+        let mut request = self
+            .http
+            .post(format!("http://{}{path}", self.address))
+            .body(body);
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        request.send().await.expect("a response")
+    }
+
     /// GETs a page that must be there.
     pub(crate) async fn page(&self, query: &str) -> Value {
         let response = self.get(&format!("/changes?{query}")).await;

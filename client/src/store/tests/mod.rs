@@ -312,6 +312,7 @@ async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, option
         wait: Duration::ZERO,
         retries: ExponentialBuilder::new().with_max_times(0),
         resyncs: Spread::none(),
+        shortcut: None,
         stop: &CancellationToken::new(),
         observer: &|_| {},
     };

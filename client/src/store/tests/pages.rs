@@ -81,6 +81,7 @@ async fn a_trailer_is_not_enough_when_the_body_breaks_off_after_it() {
         ask: Ask::anew(None),
         writing: crate::pull::Writing::InPlace,
         keep_deleted: false,
+        anew_rows_max: None,
         scope_changed: false,
         source: SourceId::new("source-1"),
         now: NoTime.now(),

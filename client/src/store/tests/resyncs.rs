@@ -62,6 +62,7 @@ impl Resync<'_> {
             wait: Duration::ZERO,
             retries: ExponentialBuilder::new().with_max_times(0),
             resyncs: self.resyncs,
+            shortcut: None,
             stop: &stop,
             observer: &|_| {},
         };

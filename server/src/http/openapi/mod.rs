@@ -10,15 +10,17 @@ mod tests;
 
 use bytes::Bytes;
 use highwater_shared::{
-    BlockHeader, COPY_MEDIA_TYPE, Changes, Code, EntityList, JSON_MEDIA_TYPE, Problem, Trailer,
+    BlockHeader, COPY_MEDIA_TYPE, Changes, Code, DigestsRequest, EntityList, JSON_MEDIA_TYPE, Problem,
+    Trailer,
 };
 use utoipa::ToSchema;
 use utoipa::openapi::link::LinkBuilder;
 use utoipa::openapi::path::{OperationBuilder, PathItem};
+use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, HttpMethod, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi, OpenApiBuilder,
-    PathsBuilder, Ref, RefOr, Schema, Type,
+    ComponentsBuilder, ContentBuilder, HttpMethod, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi,
+    OpenApiBuilder, PathsBuilder, Ref, RefOr, Required, Schema, Type,
 };
 
 use self::answers::{Answers, Form};
@@ -32,7 +34,7 @@ const BEARER: &str = "bearer";
 
 const ABOUT: &str = "What changed in Postgres tables since a cursor, exactly. How a pull goes, what `reset` means and how \
      values are written is told in docs/protocol.md. Every error is a problem (RFC 9457) with a `code` for \
-     programs; every other path is answered with 404 `not_found`, and every other method than GET and HEAD \
+     programs; every other path is answered with 404 `not_found`, and every other method than GET and HEAD, or POST for `/digests`, \
      with 405 `method_not_allowed`. On an address that takes TLS only, a plain request gets 426 \
      `tls_required`.";
 
@@ -51,6 +53,7 @@ pub(super) fn document(options: &ServeOptions, has_metrics: bool) -> Bytes {
 fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi {
     let mut schemas = Vec::new();
     add::<Changes>(&mut schemas);
+    add::<DigestsRequest>(&mut schemas);
     add::<EntityList>(&mut schemas);
     add::<Problem>(&mut schemas);
     // The lines of a page in COPY blocks that are JSON.
@@ -65,6 +68,7 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
     };
     let mut paths = PathsBuilder::new()
         .path("/changes", get(changes(page_rows_max), asks))
+        .path("/digests", route(HttpMethod::Post, digests(), asks))
         .path("/entities", get(entities(), asks))
         .path("/healthz", get(healthz(), Asks::Nobody))
         .path("/readyz", get(readyz(), Asks::Nobody))
@@ -114,23 +118,23 @@ enum Asks {
 }
 
 fn get(operation: OperationBuilder, asks: Asks) -> PathItem {
+    route(HttpMethod::Get, operation, asks)
+}
+
+fn route(method: HttpMethod, operation: OperationBuilder, asks: Asks) -> PathItem {
     let bearer = SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, []);
     let operation = match asks {
         Asks::Nobody => operation.securities(Some([])),
         Asks::NobodyHere => operation.securities(Some([SecurityRequirement::default(), bearer])),
         Asks::Callers => operation.securities(Some([bearer])),
     };
-    PathItem::new(HttpMethod::Get, operation)
+    PathItem::new(method, operation)
 }
 
 fn changes(page_rows_max: u64) -> OperationBuilder {
-    let blocks = ObjectBuilder::new().schema_type(Type::String).description(Some(
-        "Lines: of each block a `BlockHeader`, rows as Postgres' `COPY` prints them, and `\\.`; at the end a \
-             `Trailer`. Without that the body is incomplete, and nothing of it may be kept.",
-    ));
     let forms: [Form; 2] = [
         (JSON_MEDIA_TYPE, Ref::from_schema_name("Changes").into()),
-        (COPY_MEDIA_TYPE, blocks.into()),
+        (COPY_MEDIA_TYPE, blocks().into()),
     ];
     let next = LinkBuilder::new()
         .operation_id("changes")
@@ -160,6 +164,41 @@ fn changes(page_rows_max: u64) -> OperationBuilder {
         "What changed since a cursor or a date: one page of a pull.",
     );
     parameters::of_changes(operation, page_rows_max).responses(answers.build())
+}
+
+/// A body in COPY blocks.
+fn blocks() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).description(Some(
+        "Lines: of each block a `BlockHeader`, rows as Postgres' `COPY` prints them, and `\\.`; at the end a \
+         `Trailer`. Without that the body is incomplete, and nothing of it may be kept.",
+    ))
+}
+
+fn digests() -> OperationBuilder {
+    let asked = ContentBuilder::new().schema(Some(Ref::from_schema_name("DigestsRequest")));
+    let body = RequestBodyBuilder::new()
+        .content(JSON_MEDIA_TYPE, asked.build())
+        .required(Some(Required::True));
+    let answers = Answers::new()
+        .add(
+            "200",
+            answers::answer("Digests, keys or rows.", [(COPY_MEDIA_TYPE, blocks().into())]),
+        )
+        .problems(&[
+            Code::InvalidSince,
+            Code::InvalidBody,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::UnknownEntity,
+            Code::NotAcceptable,
+            Code::ResyncRequired,
+            Code::TooManyRequests,
+            Code::Unavailable,
+        ]);
+    let about = "Digests of the rows that a cursor has seen, by parts of the hashes of their keys, to compare a store with.";
+    operation("digests", about)
+        .request_body(Some(body.build()))
+        .responses(answers.build())
 }
 
 fn entities() -> OperationBuilder {

@@ -52,7 +52,8 @@ fn every_code_belongs_to_a_route() {
     let document = read(false, true);
     let mut told = BTreeSet::from(["not_found", "method_not_allowed"]);
     for path in document["paths"].as_object().unwrap().values() {
-        for answer in path["get"]["responses"].as_object().unwrap().values() {
+        let operations = path.as_object().unwrap().values();
+        for answer in operations.flat_map(|operation| operation["responses"].as_object().unwrap().values()) {
             let codes =
                 &answer["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"];
             told.extend(
@@ -79,9 +80,14 @@ fn every_code_belongs_to_a_route() {
 fn whoever_is_asked_who_it_is_finds_that_in_the_document() {
     let bearer = serde_json::json!([{"bearer": []}]);
     let (open, closed) = (read(false, true), read(true, true));
-    for path in ["/changes", "/entities", "/metrics"] {
-        assert_eq!(closed["paths"][path]["get"]["security"], bearer);
-        assert_eq!(open["paths"][path]["get"]["security"][0], serde_json::json!({}));
+    for (path, method) in [
+        ("/changes", "get"),
+        ("/digests", "post"),
+        ("/entities", "get"),
+        ("/metrics", "get"),
+    ] {
+        assert_eq!(closed["paths"][path][method]["security"], bearer);
+        assert_eq!(open["paths"][path][method]["security"][0], serde_json::json!({}));
     }
     for path in ["/healthz", "/readyz", "/openapi.json"] {
         assert_eq!(closed["paths"][path]["get"]["security"], serde_json::json!([]));

@@ -1,0 +1,329 @@
+//! Decides what to compare: all parts of all entities, then smaller parts of those that differ, then
+//! the keys in them.
+//!
+//! Each question is answered on both sides at once: the source scans its tables while the store
+//! scans its own. Every answer names what the store's cursor has not seen the last of, and that is
+//! taken out on this side; so any question may be asked at any time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use highwater_shared::digests::{BITS_MAX, PARTS_BITS_MAX};
+use highwater_shared::{DigestsRequest, EntityName, Want, Within};
+use rusqlite::InterruptHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{answer, blocking, pull_first, receive};
+use super::found::{Depth, EntityVerified, VerifyReport};
+use super::question::{Answered, Here, PARTS_NAMED_MAX, Question, answers};
+use super::received::Received;
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::pull::Event;
+use crate::remote::HttpRemote;
+use crate::store::{Compared, Look, View};
+use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
+
+/// Bytes of a store's file that a part stands for, so that there are some dozens of rows in it.
+const PART_BYTES: u64 = 4096;
+
+/// Where all is brought to the source as it is now: parts are by so much smaller, as bits.
+const FINER_BITS: u32 = 2;
+
+/// At most this share of the rows may lie in parts that differ; it is reached where one row in seven does,
+/// spread over the table. Then to fetch all is shorter.
+const IN_DIFFERING_PERCENT_MAX: u64 = 90;
+
+/// At most so many rows may differ: each is sent as a key and then as a whole.
+const DIFFERENT_PERCENT_MAX: u64 = 30;
+
+/// The longest wait that a server's `Retry-After` is followed for.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
+
+/// Told what happens.
+pub(crate) type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// A comparison, with all that it needs.
+pub(crate) struct Verification<'a> {
+    pub(crate) remote: &'a HttpRemote,
+    pub(crate) store: &'a Path,
+    /// The entities to compare; `None` for all that the store holds.
+    pub(crate) wanted: Option<&'a [EntityName]>,
+    pub(crate) depth: Depth,
+    pub(crate) retries: ExponentialBuilder,
+    pub(crate) observer: Observer,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+/// What a comparison keeps in mind.
+struct Course {
+    view: Arc<Mutex<View>>,
+    /// How large the store's file is.
+    bytes: u64,
+    meter: Meter,
+    source: Option<SourceId>,
+}
+
+/// What a comparison begins with.
+enum Begin<'a> {
+    /// All rows, in parts that so many bits name.
+    Parts(u32),
+    /// The rows that were found to differ.
+    Rows(&'a [EntityVerified]),
+}
+
+impl Begin<'_> {
+    fn questions(&self, entity: &EntityName, compared: &Compared) -> Vec<Question> {
+        let found = match self {
+            Self::Parts(bits) => return vec![Question::parts(entity, compared.clone(), *bits, None)],
+            Self::Rows(found) => found.iter().find(|found| found.entity == *entity),
+        };
+        let parts = found.map(|found| found.parts_of_rows(true)).unwrap_or_default();
+        let some = parts.chunks(PARTS_NAMED_MAX).map(|parts| {
+            let within = Within {
+                bits: BITS_MAX,
+                parts: parts.to_vec(),
+            };
+            // Each has one row, save for an accident.
+            Question::keys(entity, compared.clone(), within, 2 * parts.len() as u64)
+        });
+        some.collect()
+    }
+}
+
+impl Verification<'_> {
+    /// Compares the store with its source: these rows, where some are named.
+    pub(crate) async fn run(&self, again: Option<&[EntityVerified]>) -> Result<VerifyReport, Error> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Error::Stopped),
+            report = self.compare(again) => report,
+        }
+    }
+
+    /// Compares the store, whatever its cursors are worth, with the source as it is now: returns a cursor of
+    /// now, and what differs. `None` where a store cannot be brought there row by row, or where that
+    /// is longer than to fetch all.
+    pub(crate) async fn against_now(&self) -> Result<Option<(Cursor, Vec<EntityVerified>)>, Error> {
+        let (mut course, _interrupted) = self.look(Look::Now).await?;
+        let helpers = locked(&course.view).helpers().to_vec();
+        let is_whole =
+            |helper: &SyncHelper| helper.complete && matches!(helper.state, State::Current | State::Pulling);
+        if helpers.is_empty() || !helpers.iter().all(is_whole) {
+            return Ok(None);
+        }
+        let entities: Vec<EntityName> = helpers.into_iter().map(|helper| helper.entity).collect();
+        // Small parts, since some of them do differ.
+        let bits = (bits(course.bytes) + FINER_BITS).min(PARTS_BITS_MAX);
+        let found = self.at(&mut course, None, &entities, &Begin::Parts(bits)).await?;
+        Ok(found.and_then(|found| Some((found.first()?.cursor.clone()?, found))))
+    }
+
+    async fn compare(&self, again: Option<&[EntityVerified]>) -> Result<VerifyReport, Error> {
+        let begun = Instant::now();
+        let (mut course, _interrupted) = self.look(Look::BetweenPulls).await?;
+        let helpers = locked(&course.view).helpers().to_vec();
+        let mut at: BTreeMap<Cursor, Vec<EntityName>> = BTreeMap::new();
+        for helper in helpers {
+            let cursor = helper
+                .cursor
+                .ok_or_else(|| pull_first(format!("{} has no cursor", helper.entity)))?;
+            at.entry(cursor).or_default().push(helper.entity);
+        }
+        if at.is_empty() {
+            return Err(pull_first("nothing was pulled into it yet".to_owned()));
+        }
+        let first = again.map_or_else(|| Begin::Parts(bits(course.bytes)), Begin::Rows);
+        let mut report = VerifyReport::default();
+        for (cursor, entities) in at {
+            let found = self.at(&mut course, Some(cursor), &entities, &first).await?;
+            report.entities.extend(found.into_iter().flatten());
+        }
+        report.entities.sort_by(|a, b| a.entity.cmp(&b.entity));
+        report.bytes = course.meter.read().bytes;
+        report.elapsed = begun.elapsed();
+        Ok(report)
+    }
+
+    /// Opens the store. What is read of it ends with the second part.
+    async fn look(&self, look: Look) -> Result<(Course, Interrupted), Error> {
+        let (path, wanted) = (self.store.to_owned(), self.wanted.map(<[EntityName]>::to_vec));
+        let view = blocking(move || View::open(&path, wanted.as_deref(), look)).await?;
+        let interrupted = Interrupted(view.interrupt_handle());
+        let source = view.helpers().iter().find_map(|helper| helper.source.clone());
+        let course = Course {
+            bytes: view.bytes(),
+            view: Arc::new(Mutex::new(view)),
+            meter: Meter::default(),
+            source,
+        };
+        Ok((course, interrupted))
+    }
+
+    /// Compares entities that stand at one cursor or, without one, with the source as it is now: then
+    /// `None` is returned where too much differs.
+    async fn at(
+        &self,
+        course: &mut Course,
+        cursor: Option<Cursor>,
+        entities: &[EntityName],
+        begin: &Begin<'_>,
+    ) -> Result<Option<Vec<EntityVerified>>, Error> {
+        let is_bounded = cursor.is_none();
+        let mut as_of = cursor;
+        let mut found = BTreeMap::new();
+        let mut pending = Vec::new();
+        for entity in entities {
+            let (view, name, deep) = (
+                Arc::clone(&course.view),
+                entity.clone(),
+                self.depth == Depth::Values,
+            );
+            let compared = blocking(move || locked(&view).compared(&name, deep)).await?;
+            if is_bounded && compared.keeps_deleted() {
+                return Ok(None);
+            }
+            pending.extend(begin.questions(entity, &compared));
+            found.insert(entity.clone(), EntityVerified::new(entity));
+        }
+        let (mut rows, mut in_differing) = (0, 0);
+        while !pending.is_empty() {
+            let asked = one_of_each(&mut pending);
+            let (here, there) = self.ask(course, as_of.as_ref(), &asked).await?;
+            if is_bounded {
+                // It is as of the first answer, and leads to where the last one was given.
+                as_of.clone_from(&there.next);
+            }
+            let view = Arc::clone(&course.view);
+            let answered = blocking(move || answers(&locked(&view), asked, here, there)).await?;
+            for Answered {
+                question,
+                totals,
+                differing,
+                keys,
+            } in answered
+            {
+                let Some(found) = found.get_mut(&question.of.entity) else {
+                    continue;
+                };
+                if question.of.want == Want::Parts && question.of.within.is_none() {
+                    (found.rows, found.parts, found.left_out) = totals;
+                    rows += found.rows;
+                    // Of both sides together.
+                    in_differing += differing.iter().map(|part| part.rows).sum::<u64>() / 2;
+                }
+                found.missing.extend(keys.missing);
+                found.extra.extend(keys.extra);
+                found.stale.extend(keys.stale);
+                pending.extend(question.next(&differing));
+            }
+            let differ: u64 = found.values().map(EntityVerified::differences).sum();
+            if is_bounded
+                && (exceeds(in_differing, IN_DIFFERING_PERCENT_MAX, rows)
+                    || exceeds(differ, DIFFERENT_PERCENT_MAX, rows))
+            {
+                return Ok(None);
+            }
+        }
+        let mut found: Vec<EntityVerified> = found.into_values().collect();
+        for found in &mut found {
+            found.cursor.clone_from(&as_of);
+            found.sort();
+        }
+        Ok(Some(found))
+    }
+
+    /// Has both sides answer questions at one time.
+    async fn ask(
+        &self,
+        course: &mut Course,
+        cursor: Option<&Cursor>,
+        asked: &[Question],
+    ) -> Result<(Vec<Here>, Received), Error> {
+        let request = DigestsRequest {
+            since: cursor.map(|cursor| cursor.as_str().to_owned()),
+            deep: self.depth == Depth::Values,
+            entities: asked.iter().map(|question| question.of.clone()).collect(),
+        };
+        let keys_max = asked.iter().map(|question| question.keys_max).sum();
+        let scanned = {
+            let (view, asked) = (Arc::clone(&course.view), asked.to_vec());
+            let (meter, observer) = (course.meter.clone(), Arc::clone(&self.observer));
+            blocking(move || {
+                let view = locked(&view);
+                asked
+                    .iter()
+                    .map(|question| question.scan(&view, &meter, &*observer))
+                    .collect()
+            })
+        };
+        let received = self.there(course, &request, keys_max);
+        tokio::try_join!(scanned, received)
+    }
+
+    /// The source's answer. What can be tried again is tried again.
+    async fn there(
+        &self,
+        course: &Course,
+        request: &DigestsRequest,
+        keys_max: u64,
+    ) -> Result<Received, Error> {
+        let mut delays = self.retries.build();
+        loop {
+            let received = async {
+                let (store, source) = (self.store, course.source.as_ref());
+                let body = answer(self.remote, store, source, request, self.wanted.is_some()).await?;
+                receive(body, keys_max, &course.meter, &*self.observer).await
+            };
+            let error = match received.await {
+                Err(error) if error.is_retryable() => error,
+                received => return received,
+            };
+            let Some(delay) = delays.next() else {
+                return Err(error);
+            };
+            let delay = delay + error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
+            (self.observer)(Event::Retrying { error: &error, delay });
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+/// How many bits name a part: where a file has few bytes for a part, a table in it has few rows.
+fn bits(bytes: u64) -> u32 {
+    (bytes / PART_BYTES).max(1).ilog2().min(PARTS_BITS_MAX)
+}
+
+fn exceeds(some: u64, percent: u64, all: u64) -> bool {
+    some.saturating_mul(100) > all.saturating_mul(percent)
+}
+
+/// The first question about each entity, taken from those that are pending: an answer has one for each.
+fn one_of_each(pending: &mut Vec<Question>) -> Vec<Question> {
+    let mut asked: Vec<Question> = Vec::new();
+    for question in std::mem::take(pending) {
+        if asked.iter().any(|other| other.of.entity == question.of.entity) {
+            pending.push(question);
+        } else {
+            asked.push(question);
+        }
+    }
+    asked
+}
+
+fn locked(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    // It is only read, so that nothing can have been left half done.
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends what a view reads when nobody waits for it any more.
+struct Interrupted(InterruptHandle);
+
+impl Drop for Interrupted {
+    fn drop(&mut self) {
+        self.0.interrupt();
+    }
+}

@@ -1,0 +1,179 @@
+//! What a comparison found.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::time::Duration;
+
+use highwater_shared::digests::{BITS_MAX, part};
+use highwater_shared::hash::key_hash;
+use highwater_shared::{EntityName, ValueKind, copy_text};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::store::key_value;
+use crate::sync_helper::Cursor;
+
+/// What of a row is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Its key and its `changed_date`. A row that the sync has lost, or brought too often, shows.
+    Dates,
+    /// All of its values: what somebody edited in the store shows too, or a disk that lied.
+    Values,
+}
+
+/// How a store compares with its source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// What was found, by entity.
+    pub entities: Vec<EntityVerified>,
+    /// Whether what was found is mended; `None` where that was not asked for.
+    pub repaired: Option<bool>,
+    /// Bytes of the bodies that arrived.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// How an entity compares with its source, as of the store's cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntityVerified {
+    /// The entity, and the name of its table.
+    pub entity: EntityName,
+    /// Rows of the store that were compared.
+    pub rows: u64,
+    /// Parts that they were compared in.
+    pub parts: u64,
+    /// Keys that changed at the source since, and so were left out on both sides.
+    pub left_out: u64,
+    /// Rows of the source that the store lacks.
+    pub missing: Vec<RowKey>,
+    /// Rows of the store that the source does not have.
+    pub extra: Vec<RowKey>,
+    /// Rows that are not the same.
+    pub stale: Vec<RowKey>,
+    /// The cursor as of which it was found.
+    pub(crate) cursor: Option<Cursor>,
+}
+
+/// The key of a row: its columns, with the values that the store has for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowKey {
+    columns: Vec<(String, Value)>,
+    /// As a line of `COPY` text.
+    pub(crate) line: Vec<u8>,
+}
+
+impl VerifyReport {
+    /// Whether no difference was found.
+    pub fn is_equal(&self) -> bool {
+        self.entities.iter().all(EntityVerified::is_equal)
+    }
+}
+
+impl EntityVerified {
+    pub(super) fn new(entity: &EntityName) -> Self {
+        Self {
+            entity: entity.clone(),
+            rows: 0,
+            parts: 0,
+            left_out: 0,
+            missing: Vec::new(),
+            extra: Vec::new(),
+            stale: Vec::new(),
+            cursor: None,
+        }
+    }
+
+    /// Whether no difference was found.
+    pub fn is_equal(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.stale.is_empty()
+    }
+
+    /// The parts that the rows in question lie in, each as good as alone, ascending: those that the source
+    /// has, or all of them.
+    pub(super) fn parts_of_rows(&self, with_extra: bool) -> Vec<u64> {
+        let extra = self.extra.iter().filter(|_| with_extra);
+        let keys = self.missing.iter().chain(&self.stale).chain(extra);
+        let mut parts: Vec<u64> = keys.map(|key| part(key.hash(), BITS_MAX)).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts
+    }
+
+    /// How many rows differ.
+    pub(super) fn differences(&self) -> u64 {
+        (self.missing.len() + self.extra.len() + self.stale.len()) as u64
+    }
+
+    pub(super) fn sort(&mut self) {
+        for keys in [&mut self.missing, &mut self.extra, &mut self.stale] {
+            keys.sort_by(RowKey::order);
+        }
+    }
+}
+
+impl RowKey {
+    /// Reads a line of `COPY` text.
+    pub(super) fn read<'c>(
+        line: Vec<u8>,
+        columns: impl Iterator<Item = (&'c str, ValueKind)>,
+    ) -> Result<Self, Error> {
+        let fields = copy_text::fields(&line);
+        let columns = columns
+            .zip(fields)
+            .map(|((name, kind), field)| Ok((name.to_owned(), key_value(kind, field)?)))
+            .collect::<Result<_, Error>>()?;
+        Ok(Self { columns, line })
+    }
+
+    /// The columns of the key, in its order. Integers are numbers and booleans are booleans; all else is
+    /// the text that the store holds, and bytes are hexadecimal digits after `\x`.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.columns.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The hash by which it belongs to a part.
+    fn hash(&self) -> u64 {
+        let texts: Vec<_> = copy_text::fields(&self.line)
+            .map(|field| copy_text::unescape(field.unwrap_or_default()))
+            .collect();
+        key_hash(texts.iter().map(AsRef::as_ref))
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let values = self.columns.iter().zip(&other.columns);
+        let of_values = values.map(|((_, a), (_, b))| match (a.as_i64(), b.as_i64()) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            _ => a.as_str().cmp(&b.as_str()),
+        });
+        let different = of_values.fold(Ordering::Equal, Ordering::then);
+        different.then_with(|| self.line.cmp(&other.line))
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (name, value)) in self.columns.iter().enumerate() {
+            let comma = if place == 0 { "" } else { ", " };
+            match value {
+                Value::String(text) => write!(f, "{comma}{name}={text:?}")?,
+                value => write!(f, "{comma}{name}={value}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for RowKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(Some(self.columns.len()))?;
+        for (name, value) in &self.columns {
+            object.serialize_entry(name, value)?;
+        }
+        object.end()
+    }
+}

@@ -1,0 +1,113 @@
+//! Fetches the rows that differ, and has the store replace them, all in one transaction.
+
+use std::path::Path;
+
+use highwater_shared::digests::BITS_MAX;
+use highwater_shared::{DigestsOf, DigestsRequest, Want, Within};
+use tokio::sync::{mpsc, oneshot};
+
+use super::answer::{CHUNKS_WAITING_MAX, answer};
+use super::found::EntityVerified;
+use super::question::PARTS_NAMED_MAX;
+use crate::applied::EntityApplied;
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::pull::{PageBody as _, Writing};
+use crate::remote::HttpRemote;
+use crate::store::{Mending, MendingPiece, Standing, Store};
+use crate::sync_helper::{Cursor, SourceId};
+
+/// Removes what is too much, and fetches what is missing or stale, as of the cursor that it was found with.
+/// Returns what changed for readers.
+pub(crate) async fn mend(
+    remote: &HttpRemote,
+    store: &Store,
+    source: Option<&SourceId>,
+    found: &[EntityVerified],
+    standing: Standing,
+    writing: Writing,
+    meter: &Meter,
+) -> Result<Vec<EntityApplied>, Error> {
+    let mending = Mending {
+        extra: found
+            .iter()
+            .map(|found| {
+                let lines = found.extra.iter().map(|key| key.line.clone());
+                (found.entity.clone(), lines.collect())
+            })
+            .collect(),
+        writing,
+        standing,
+    };
+    // Whoever moves to another cursor must hear no less afterwards than each answer has known.
+    let mut moves_to = match &mending.standing {
+        Standing::MovesTo { cursor, .. } => Some(cursor.clone()),
+        Standing::At(_) => None,
+    };
+    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let mended = store.mend(mending, receiver);
+    let fed = async {
+        for mut request in requests(found) {
+            if let Some(cursor) = &moves_to {
+                request.since = Some(cursor.as_str().to_owned());
+            }
+            let next = feed(remote, store.path(), source, &request, &sender, meter).await?;
+            moves_to = moves_to.map(|_| next);
+        }
+        // Without this, nothing is kept.
+        let _ = sender.send(MendingPiece::All).await;
+        drop(sender);
+        Ok(())
+    };
+    match tokio::join!(mended, fed) {
+        (Err(Error::Incomplete) | Ok(_), Err(error)) => Err(error),
+        (mended, _) => mended,
+    }
+}
+
+/// Asks for whole rows, some thousand at a time.
+fn requests(found: &[EntityVerified]) -> Vec<DigestsRequest> {
+    let mut requests = Vec::new();
+    for found in found {
+        // One that is named with another is right as well.
+        for parts in found.parts_of_rows(false).chunks(PARTS_NAMED_MAX) {
+            requests.push(DigestsRequest {
+                since: found.cursor.as_ref().map(|cursor| cursor.as_str().to_owned()),
+                deep: false,
+                entities: vec![DigestsOf {
+                    entity: found.entity.clone(),
+                    want: Want::Rows,
+                    bits: 0,
+                    within: Some(Within {
+                        bits: BITS_MAX,
+                        parts: parts.to_vec(),
+                    }),
+                }],
+            });
+        }
+    }
+    requests
+}
+
+async fn feed(
+    remote: &HttpRemote,
+    store: &Path,
+    source: Option<&SourceId>,
+    request: &DigestsRequest,
+    sender: &mpsc::Sender<MendingPiece>,
+    meter: &Meter,
+) -> Result<Cursor, Error> {
+    let mut body = answer(remote, store, source, request, true).await?;
+    while let Some(chunk) = body.chunk().await? {
+        meter.bytes(chunk.len());
+        send(sender, MendingPiece::Chunk(chunk)).await?;
+    }
+    let (told, next) = oneshot::channel();
+    send(sender, MendingPiece::End(told)).await?;
+    next.await.map_err(|_| Error::Incomplete)
+}
+
+/// Whoever no longer listens has failed, and says so itself.
+async fn send(sender: &mpsc::Sender<MendingPiece>, piece: MendingPiece) -> Result<(), Error> {
+    sender.send(piece).await.map_err(|_| Error::Incomplete)
+}

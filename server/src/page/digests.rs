@@ -1,0 +1,216 @@
+//! Digests of the rows that a caller should have: parts, keys in some of them, or whole rows.
+//!
+//! They are those that are live in the page's own transaction and that the caller's cursor has seen.
+//! All keys that it has not seen the last of are named besides, so that the caller can leave them
+//! out on its side too: what is left is the same on both sides, whoever writes meanwhile.
+
+use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want};
+use sqlx::{AssertSqlSafe, Row as _};
+use tokio::time::Instant;
+
+use super::digests_sql::{self as sql, Digested, Encoding};
+use super::open::{Delta, OpenPage, Opened};
+use super::rows::Budget;
+use super::{Asked, Format, Output, PageRequest, ReadError, Since};
+use crate::caller::Caller;
+use crate::cursor::{Cursor, Seen};
+use crate::database::LogEnd;
+use crate::entity::Entity;
+use crate::limit::PageBounds;
+use crate::node::Node;
+use crate::samples::Samples;
+
+/// What is to be compared.
+#[derive(Clone, Debug)]
+pub struct DigestsAsked {
+    /// A cursor that is settled, or nothing.
+    pub since: Since,
+    /// Whether all values count, or the keys and dates alone.
+    pub deep: bool,
+    /// What is asked of each entity.
+    pub entities: Vec<DigestsOf>,
+    /// Who asks.
+    pub caller: Caller,
+    /// How long it may last: it scans tables, and a caller who reads slowly gets nothing shorter, but nothing.
+    pub bounds: PageBounds,
+}
+
+/// Digests whose transaction stands, and of which nothing has been sent.
+#[derive(Debug)]
+pub struct OpenDigests {
+    page: OpenPage,
+    asked: DigestsAsked,
+    encoding: Encoding,
+}
+
+/// Begins: locks, snapshot and checks are those of a page.
+pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigests, ReadError> {
+    let names: Vec<EntityName> = asked.entities.iter().map(|of| of.entity.clone()).collect();
+    let lags =
+        || ReadError::Unavailable("this Postgres lags behind what the cursor has seen; try again".to_owned());
+    let since = match &asked.since {
+        Since::Cursor(cursor) => Since::Cursor(Box::new(Cursor {
+            pull: None,
+            ..(**cursor).clone()
+        })),
+        since => since.clone(),
+    };
+    let request = PageRequest {
+        since,
+        entities: Asked::These(names),
+        caller: asked.caller.clone(),
+        limit: 0,
+        bounds: asked.bounds,
+        format: Format::Copy,
+    };
+    let mut page = match super::open(node, request).await? {
+        Opened::Page(page) => *page,
+        Opened::Behind(_) => return Err(lags()),
+    };
+    if let Since::Cursor(cursor) = &asked.since
+        && !page.moment.has(cursor)
+    {
+        page.let_go().await?;
+        return Err(lags());
+    }
+    let probe = sqlx::query(AssertSqlSafe(sql::probe()))
+        .fetch_one(page.connection.get()?)
+        .await?;
+    let encoding: String = probe.try_get("encoding")?;
+    let refusal = match Encoding::new(&encoding) {
+        Some(encoding) if sql::is_known(probe.try_get("hash")?) => {
+            return Ok(OpenDigests {
+                page,
+                asked,
+                encoding,
+            });
+        }
+        Some(_) => {
+            "this Postgres computes other hashes than a store does; it cannot be compared with one".to_owned()
+        }
+        None => format!("a database in {encoding} cannot be compared with a store; one in UTF8 can"),
+    };
+    page.let_go().await?;
+    Err(ReadError::Unavailable(refusal))
+}
+
+impl OpenDigests {
+    /// Sends them to the end, or to where it fails: then the reader sees them cut off.
+    pub async fn send(mut self, node: &Node, samples: &Samples, mut out: Output) {
+        let gone = out.gone();
+        let sent = tokio::select! {
+            sent = self.send_blocks(&mut out) => sent,
+            // A scan would go on for nobody.
+            () = gone => return,
+        };
+        let sent = match sent {
+            Ok(rows) => self
+                .page
+                .close(node, None)
+                .await
+                .map(|()| self.trailer(rows, samples)),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(trailer) => out.finish(&trailer).await,
+            Err(error) => out.fail(error),
+        }
+    }
+
+    /// Sends all blocks, and tells how many lines they have.
+    async fn send_blocks(&mut self, out: &mut Output) -> Result<u64, ReadError> {
+        let until = Instant::now() + self.asked.bounds.time_max;
+        let mut rows = 0;
+        for part in &self.page.plan.parts {
+            let Some(entity) = self.page.entities.get(part.entity) else {
+                continue;
+            };
+            let is_fresh = matches!(self.asked.since, Since::Nothing);
+            if part.anew && !is_fresh {
+                // What it has of the entity is no state that could be told from here.
+                out.reset(entity).await?;
+                continue;
+            }
+            let seen = match &self.page.plan.seen {
+                Seen::Snapshot(seen) if !is_fresh => seen,
+                _ => &self.page.moment.snapshot,
+            };
+            let digested = Digested {
+                entity,
+                scopes: self.page.limits.of(entity.covered.number),
+                seen,
+                deep: self.asked.deep,
+                encoding: &self.encoding,
+                within: None,
+            };
+            let mut lines = Vec::new();
+            if self.may_hold_unseen(entity) {
+                lines.extend(
+                    digested
+                        .changed()
+                        .map_err(|_| ReadError::BadPosition)?
+                        .into_iter()
+                        .map(|statement| (BlockKind::Changed, statement)),
+                );
+            }
+            for of in self.asked.entities.iter().filter(|of| of.entity == entity.name) {
+                let digested = Digested {
+                    within: of.within.as_ref(),
+                    ..digested
+                };
+                let (kind, statement) = match of.want {
+                    Want::Parts => (BlockKind::Part, digested.parts(of.bits)),
+                    Want::Keys => (BlockKind::Key, digested.keys()),
+                    Want::Rows => (BlockKind::Upsert, digested.whole()),
+                };
+                lines.push((kind, statement.map_err(|_| ReadError::BadPosition)?));
+            }
+            let connection = self.page.connection.get()?;
+            for (kind, statement) in lines {
+                if kind != BlockKind::Changed {
+                    let left = until.saturating_duration_since(Instant::now()).as_millis().max(1);
+                    sqlx::raw_sql(AssertSqlSafe(sql::settings(left)))
+                        .execute(&mut *connection)
+                        .await?;
+                }
+                out.begin_block(entity, kind)?;
+                rows += super::rows::pass_all(connection, &statement, until, out).await?;
+                out.end_block().await?;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Whether there is anything that the cursor has not seen. A fresh snapshot has seen all that is
+    /// visible, but on a standby it claims less.
+    fn may_hold_unseen(&self, entity: &Entity) -> bool {
+        let delta = self.page.delta.get(&entity.covered.number);
+        match self.asked.since {
+            Since::Nothing => matches!(self.page.moment.log, LogEnd::Standby { .. }),
+            _ => delta.is_some_and(Delta::holds_any),
+        }
+    }
+
+    /// The cursor goes on from the one that was sent, to what has been seen here; for a fresh snapshot it
+    /// is that snapshot's.
+    fn trailer(&self, rows: u64, samples: &Samples) -> Trailer {
+        let budget = Budget {
+            rows_left: 0,
+            rows,
+            until: self.page.moment.taken,
+            bytes_max: 0,
+            newest: Vec::new(),
+        };
+        let trailer = self.page.trailer(None, &budget, samples);
+        let moment = &self.page.moment;
+        match &self.asked.since {
+            Since::Cursor(cursor) => Trailer {
+                next: cursor.leading_to(&moment.snapshot, moment.stands_on()).encode(),
+                last_sync_date: cursor.last_sync_date,
+                more: true,
+                ..trailer
+            },
+            Since::Nothing | Since::Date(_) => trailer,
+        }
+    }
+}

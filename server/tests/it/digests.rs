@@ -1,0 +1,348 @@
+//! Digests: what is asked wrongly is refused, what is asked rightly costs one scan, and hashes are those
+//! of Postgres.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_server::ServeOptions;
+use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::caller::Grant;
+use highwater_shared::digests::DIGESTS_BODY_BYTES_MAX;
+use highwater_shared::hash::hash;
+use highwater_shared::{BlockHeader, Code, EntityName, PageParser, PageSink, Problem, Trailer};
+use highwater_testbed::seed;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, Served};
+
+const PRODUCTS: &str = "create table product (id int primary key, name text);
+    insert into product select g, 'p' || g from generate_series(1, 1000) g; analyze product";
+
+/// The lines of an answer, each with the kind of its block.
+#[derive(Default)]
+struct Lines {
+    kind: String,
+    lines: Vec<(String, String)>,
+}
+
+impl PageSink for Lines {
+    type Error = std::convert::Infallible;
+
+    fn block(&mut self, header: BlockHeader) -> Result<(), Self::Error> {
+        self.kind = format!("{:?}", header.kind);
+        Ok(())
+    }
+
+    fn row(&mut self, line: &[u8]) -> Result<(), Self::Error> {
+        let line = String::from_utf8_lossy(line).into_owned();
+        self.lines.push((self.kind.clone(), line));
+        Ok(())
+    }
+}
+
+async fn asked(server: &Served, body: &Value) -> (Vec<(String, String)>, Trailer) {
+    let response = server.post("/digests", body.to_string(), None).await;
+    assert_eq!(response.status(), 200, "{body}: {:?}", response.text().await);
+    let mut lines = Lines::default();
+    let mut parser = PageParser::new();
+    parser.push(&response.bytes().await.unwrap(), &mut lines).unwrap();
+    (lines.lines, parser.finish::<std::convert::Infallible>().unwrap())
+}
+
+fn of(lines: &[(String, String)], kind: &str) -> Vec<String> {
+    let of_kind = lines.iter().filter(|(found, _)| found == kind);
+    of_kind.map(|(_, line)| line.clone()).collect()
+}
+
+async fn cursor(server: &Served) -> String {
+    let page = server.page("limit=100000").await;
+    assert_eq!(page["more"], false);
+    page["next"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_hash_is_the_one_that_postgres_computes() {
+    let rig = Rig::start("select 1").await;
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let cases: Vec<(String, i64)> = (0..2_000)
+        .map(|_| {
+            let length = random.random_range(0..80);
+            let character = |random: &mut StdRng| match random.random_range(0..4) {
+                0 => random.random_range('\u{80}'..'\u{ffff}'),
+                _ => random.random_range(' '..'~'),
+            };
+            let text = (0..length).map(|_| character(&mut random)).collect();
+            (
+                text,
+                if random.random_bool(0.2) {
+                    0
+                } else {
+                    random.random()
+                },
+            )
+        })
+        .collect();
+    let (texts, seeds): (Vec<String>, Vec<i64>) = cases.iter().cloned().unzip();
+    let hashes: Vec<i64> = sqlx::query_scalar(
+        "select hashtextextended(c.text collate \"C\", c.seed)
+         from unnest($1::text[], $2::bigint[]) with ordinality c (text, seed, place) order by c.place",
+    )
+    .bind(texts)
+    .bind(seeds)
+    .fetch_all(&rig.pool)
+    .await
+    .unwrap();
+    for ((text, with), expected) in cases.iter().zip(hashes) {
+        let found = hash(text.as_bytes(), with.cast_unsigned());
+        assert_eq!(found.cast_signed(), expected, "seed {seed}: {text:?}, {with}");
+    }
+}
+
+#[tokio::test]
+async fn parts_keys_and_rows_tell_the_same_rows() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let since = cursor(&rig.server).await;
+    rig.run("update product set name = 'new' where id = 5; delete from product where id = 6")
+        .await;
+    let ask = async |of: Value| asked(&rig.server, &json!({"since": since, "entities": [of]})).await;
+    let (parts, trailer) = ask(json!({"entity": "product", "bits": 3})).await;
+    // Who goes on from there hears of what was named.
+    let page = rig.server.page(&format!("since={}", trailer.next)).await;
+    assert_eq!(
+        (trailer.more, page["changes"].as_array().unwrap().len()),
+        (true, 2),
+        "{page}"
+    );
+    let again = json!({"since": trailer.next, "entities": [{"entity": "product", "bits": 3}]});
+    assert_eq!(asked(&rig.server, &again).await.0, parts);
+    let mut changed = of(&parts, "Changed");
+    changed.sort();
+    assert_eq!(changed, ["5", "6"]);
+    let parts = of(&parts, "Part");
+    assert_eq!(parts.len(), 8);
+    let mut rows = 0;
+    for part in &parts {
+        let fields: Vec<i64> = part.split('\t').map(|field| field.parse().unwrap()).collect();
+        let within = json!({"bits": 3, "parts": [fields[0]]});
+        let (keys, _) = ask(json!({"entity": "product", "want": "keys", "within": within})).await;
+        let keys = of(&keys, "Key");
+        let digests = keys
+            .iter()
+            .map(|key| key.split('\t').nth(1).unwrap().parse::<i64>().unwrap());
+        assert_eq!(digests.fold(0, std::ops::BitXor::bitxor), fields[2]);
+        assert_eq!(i64::try_from(keys.len()).ok(), Some(fields[1]));
+        let (whole, _) = ask(json!({"entity": "product", "want": "rows", "within": within})).await;
+        assert_eq!(of(&whole, "Upsert").len(), keys.len());
+        rows += keys.len();
+    }
+    assert_eq!(rows, 998);
+    // Without a cursor the answer is of now, and has one.
+    let (now, trailer) = asked(
+        &rig.server,
+        &json!({"entities": [{"entity": "product", "bits": 0}]}),
+    )
+    .await;
+    assert!(
+        now.iter().all(|(kind, _)| kind == "Part") && now[0].1.starts_with("0\t999\t"),
+        "{now:?}"
+    );
+    let page = rig.server.page(&format!("since={}", trailer.next)).await;
+    assert_eq!(page["changes"], json!([]), "it goes on from there");
+}
+
+#[tokio::test]
+async fn a_comparison_of_everything_is_one_scan() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let since = cursor(&rig.server).await;
+    // A server whose connections have counted nothing yet.
+    let pool = rig.database.pool().await.unwrap();
+    let server = Served::start(&pool).await;
+    let scans = async || -> (i64, i64) {
+        sqlx::query_as("select seq_scan, idx_tup_fetch from pg_stat_user_tables where relname = 'product'")
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap()
+    };
+    rig.run("select pg_stat_reset()").await;
+    let body = json!({"since": since, "deep": true, "entities": [{"entity": "product", "bits": 10}]});
+    asked(&server, &body).await;
+    // They count when they end.
+    drop(server);
+    pool.close().await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while scans().await.0 == 0 {
+        assert!(std::time::Instant::now() < deadline, "no scan was counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (scans, by_index) = scans().await;
+    assert_eq!(scans, 1);
+    assert!(by_index < 10, "{by_index} rows by an index");
+}
+
+#[tokio::test]
+async fn what_is_asked_wrongly_is_refused_with_a_reason() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let midway = rig.server.page("limit=10").await["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let one = json!({"entity": "product"});
+    let within = |bits: u32, parts: Value| json!({"entity": "product", "bits": bits, "within": {"bits": 2, "parts": parts}});
+    let cases = [
+        ("no body", String::new(), Code::InvalidBody),
+        ("not JSON", "product".to_owned(), Code::InvalidBody),
+        (
+            "no entities",
+            json!({"entities": []}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "twice",
+            json!({"entities": [one, one]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "too many parts",
+            json!({"entities": [{"entity": "product", "bits": 17}]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "too many within",
+            json!({"entities": [within(18, json!([1, 2]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "no such part",
+            json!({"entities": [within(4, json!([4]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "too long",
+            " ".repeat(DIGESTS_BODY_BYTES_MAX + 1),
+            Code::BodyTooLarge,
+        ),
+        (
+            "unknown",
+            json!({"entities": [{"entity": "none"}]}).to_string(),
+            Code::UnknownEntity,
+        ),
+        (
+            "a date",
+            json!({"since": "2026-11-22T10:00:00Z", "entities": [one]}).to_string(),
+            Code::InvalidSince,
+        ),
+        (
+            "midway",
+            json!({"since": midway, "entities": [one]}).to_string(),
+            Code::InvalidSince,
+        ),
+        (
+            "nonsense",
+            json!({"since": "nonsense", "entities": [one]}).to_string(),
+            Code::InvalidSince,
+        ),
+    ];
+    for (what, body, expected) in cases {
+        let response = rig.server.post("/digests", body, None).await;
+        let status = response.status().as_u16();
+        let problem: Problem = response.json().await.unwrap();
+        assert_eq!(
+            (problem.code, status),
+            (expected, expected.status()),
+            "{what}: {}",
+            problem.detail
+        );
+    }
+    let by_get: Problem = rig.server.get("/digests").await.json().await.unwrap();
+    assert!(
+        by_get.code == Code::MethodNotAllowed && by_get.detail.contains("takes POST"),
+        "{}",
+        by_get.detail
+    );
+}
+
+#[tokio::test]
+async fn who_may_not_read_an_entity_may_not_compare_it() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let grant = Grant {
+        name: "till".to_owned(),
+        entities: Some(Arc::new([EntityName::new("news")].into())),
+        scopes: [].into(),
+    };
+    let key = auth::add_key(&file, &NewKey { grant, expires: None }).unwrap();
+    let options = AuthOptions {
+        api_keys: Some(file),
+        tokens: None,
+    };
+    let options = ServeOptions {
+        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
+        ..ServeOptions::default()
+    };
+    let server = Served::start_with(&rig.pool, options).await;
+    let body = json!({"entities": [{"entity": "product"}]}).to_string();
+    let key = format!("Bearer {key}");
+    for (authorization, expected) in [
+        (None, Code::Unauthenticated),
+        (Some(key.as_str()), Code::ForbiddenEntity),
+    ] {
+        let response = server.post("/digests", body.clone(), authorization).await;
+        assert_eq!(response.headers()["cache-control"], "no-store, private");
+        let problem: Problem = response.json().await.unwrap();
+        assert_eq!(problem.code, expected);
+    }
+}
+
+#[tokio::test]
+async fn digests_are_bounded_in_time_and_number() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let options = ServeOptions {
+        digests_time_max: Duration::from_millis(1),
+        ..ServeOptions::default()
+    };
+    let hurried = Served::start_with(&rig.pool, options).await;
+    rig.run("insert into product select g, 'p' from generate_series(1001, 200000) g")
+        .await;
+    let body = json!({"entities": [{"entity": "product"}]}).to_string();
+    let response = hurried.post("/digests", body.clone(), None).await;
+    let problem: Problem = response.json().await.unwrap();
+    assert_eq!(problem.code, Code::Unavailable, "{}", problem.detail);
+
+    let mut altering = rig.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table product in access exclusive mode")
+        .execute(&mut *altering)
+        .await
+        .unwrap();
+    let server = Arc::new(Served::start(&rig.pool).await);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let (server, body) = (Arc::clone(&server), body.clone());
+            tokio::spawn(async move { server.post("/digests", body, None).await.status() })
+        })
+        .collect();
+    let blocked = "select count(*) from pg_locks where relation = 'product'::regclass and not granted";
+    while sqlx::query_scalar::<_, i64>(blocked)
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap()
+        < 4
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = server.post("/digests", body, None).await;
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(refused.json::<Problem>().await.unwrap().code, Code::Unavailable);
+    altering.rollback().await.unwrap();
+    for answered in waiting {
+        assert_eq!(answered.await.unwrap(), 200);
+    }
+}
