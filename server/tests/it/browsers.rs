@@ -62,10 +62,12 @@ async fn pages_of_other_origins_may_ask_where_they_are_named() {
     assert_eq!(response.status(), 200);
     let headers = response.headers();
     assert_eq!(headers["access-control-allow-origin"], ORIGIN);
-    assert_eq!(headers["access-control-allow-methods"], "GET");
+    assert_eq!(headers["access-control-allow-methods"], "GET,POST");
     let allowed = headers["access-control-allow-headers"].to_str().unwrap();
     assert!(
-        allowed.contains("authorization") && allowed.contains("accept"),
+        ["authorization", "accept", "content-type"]
+            .iter()
+            .all(|name| allowed.contains(name)),
         "{allowed}"
     );
 
