@@ -63,6 +63,17 @@ pub(crate) async fn enable(stage: &Stage, database: &Database, table: &str) -> R
     Ok(())
 }
 
+/// Has every client fetch an entity anew.
+pub(crate) async fn touch(stage: &Stage, database: &Database, table: &str) -> Result<()> {
+    program::timed(server_program(
+        &stage.programs.server,
+        database,
+        &["touch", table],
+    ))
+    .await?;
+    Ok(())
+}
+
 impl Server {
     /// Starts `highwater-server serve` on a free port and waits until it says which.
     pub(crate) async fn start(stage: &Stage, database: &Database) -> Result<Self> {

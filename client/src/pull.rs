@@ -85,7 +85,7 @@ pub(crate) trait Replica: Sync {
 pub(crate) trait Shortcut: Sync {
     /// What was changed; the pull goes on from the cursor that comes with it. `None` where every entity is to
     /// begin anew instead, and nothing was changed.
-    fn take(&self, scope_changed: bool) -> Taking<'_>;
+    fn take<'a>(&'a self, scope_changed: bool, meter: &'a Meter) -> Taking<'a>;
 
     /// An entity with so many rows, or more, is compared rather than begun anew.
     fn rows_min(&self) -> u64;
@@ -333,8 +333,10 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         let taken = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Error::Stopped),
-            taken = shortcut.take(course.scope_changed) => taken,
+            taken = shortcut.take(course.scope_changed, &course.meter) => taken,
         };
+        // The rows that were looked at have not come.
+        course.meter.set_rows(course.report.rows + course.report.deleted);
         match taken {
             Ok(Some(page)) => {
                 course.may_cut_short = false;

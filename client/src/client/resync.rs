@@ -25,9 +25,9 @@ pub(super) struct Difference<'a> {
 }
 
 impl Shortcut for Difference<'_> {
-    fn take(&self, scope_changed: bool) -> Taking<'_> {
+    fn take<'a>(&'a self, scope_changed: bool, meter: &'a Meter) -> Taking<'a> {
         Box::pin(async move {
-            match self.fetch(scope_changed).await {
+            match self.fetch(scope_changed, meter).await {
                 Err(error @ (Error::Stopped | Error::OtherSource { .. } | Error::Task(_))) => Err(error),
                 // It has been asked often enough, and has other things to do: pages it shares among many.
                 Err(Error::Refused { .. }) => Ok(None),
@@ -48,7 +48,7 @@ impl Shortcut for Difference<'_> {
 }
 
 impl Difference<'_> {
-    async fn fetch(&self, scope_changed: bool) -> Result<Option<PageApplied>, Error> {
+    async fn fetch(&self, scope_changed: bool, meter: &Meter) -> Result<Option<PageApplied>, Error> {
         let client = self.client;
         let helpers = client.store.sync_helpers()?;
         // What was withdrawn may be none of the caller's business any more, which only a page tells.
@@ -58,7 +58,7 @@ impl Difference<'_> {
         }
         let remote = client.remote.to_patient()?;
         // Values may have changed without a write, which a comparison of dates would pass over.
-        let verification = client.verification(&remote, Depth::Values, self.stop);
+        let verification = client.verification(&remote, Depth::Values, meter, self.stop);
         let Some((cursor, found)) = verification.against_now().await? else {
             return Ok(None);
         };
@@ -70,7 +70,7 @@ impl Difference<'_> {
             source,
         };
         let differing: Vec<EntityVerified> = found.into_iter().filter(|found| !found.is_equal()).collect();
-        let applied = client.replace(&differing, &standing, &Meter::default()).await?;
+        let applied = client.replace(&differing, &standing, meter).await?;
         let helpers = client.store.sync_helpers()?;
         let stands = helpers.into_iter().find(|helper| helper.state == State::Pulling);
         let cursor = stands.and_then(|helper| helper.cursor).unwrap_or(cursor);

@@ -35,6 +35,7 @@ impl ClientBuilder {
             depth,
             retries: retries().with_max_times(PULL_RETRIES_MAX),
             observer: self.observer,
+            meter: Meter::default(),
             stop,
         };
         verification.run(None).await
@@ -64,7 +65,8 @@ impl Client {
     /// [`Error::PullFirst`] where there is nothing to compare yet, or not in this state.
     pub async fn verify(&self, depth: Depth, stop: &CancellationToken) -> Result<VerifyReport, Error> {
         let remote = self.remote.to_patient()?;
-        self.verification(&remote, depth, stop).run(None).await
+        let meter = Meter::default();
+        self.verification(&remote, depth, &meter, stop).run(None).await
     }
 
     /// Compares as [`Client::verify`] does, replaces the rows that differ, and compares these entities
@@ -100,11 +102,11 @@ impl Client {
         let entities: Vec<EntityName> = differing.iter().map(|found| found.entity.clone()).collect();
         let verification = Verification {
             wanted: Some(&entities),
-            ..self.verification(&remote, depth, stop)
+            ..self.verification(&remote, depth, &meter, stop)
         };
         let after = verification.run(Some(&differing)).await?;
         report.repaired = Some(after.is_equal());
-        report.bytes += meter.read().bytes + after.bytes;
+        report.bytes += after.bytes;
         report.elapsed = begun.elapsed();
         Ok(report)
     }
@@ -114,6 +116,7 @@ impl Client {
         &'a self,
         remote: &'a HttpRemote,
         depth: Depth,
+        meter: &Meter,
         stop: &'a CancellationToken,
     ) -> Verification<'a> {
         Verification {
@@ -123,6 +126,7 @@ impl Client {
             depth,
             retries: retries().with_max_times(PULL_RETRIES_MAX),
             observer: Arc::clone(&self.observer),
+            meter: meter.clone(),
             stop,
         }
     }

@@ -13,6 +13,7 @@ use super::source::{Entity, Seen, header, timestamp, upsert_line};
 use super::{MemoryStore, Observed};
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
+use crate::meter::Meter;
 use crate::pull::{Shortcut, Taking, Writing};
 use crate::store::{Mending, MendingPiece, Standing, Store};
 use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
@@ -100,7 +101,7 @@ pub(super) struct SimulatedShortcut<'a, S> {
 }
 
 impl<S: Observed + Movable> Shortcut for SimulatedShortcut<'_, S> {
-    fn take(&self, _: bool) -> Taking<'_> {
+    fn take<'a>(&'a self, _: bool, _: &'a Meter) -> Taking<'a> {
         Box::pin(self.run())
     }
 

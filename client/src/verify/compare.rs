@@ -55,6 +55,8 @@ pub(crate) struct Verification<'a> {
     pub(crate) depth: Depth,
     pub(crate) retries: ExponentialBuilder,
     pub(crate) observer: Observer,
+    /// Counts what is looked at, and what arrives.
+    pub(crate) meter: Meter,
     pub(crate) stop: &'a CancellationToken,
 }
 
@@ -63,7 +65,6 @@ struct Course {
     view: Arc<Mutex<View>>,
     /// How large the store's file is.
     bytes: u64,
-    meter: Meter,
     source: Option<SourceId>,
 }
 
@@ -143,7 +144,7 @@ impl Verification<'_> {
             report.entities.extend(found.into_iter().flatten());
         }
         report.entities.sort_by(|a, b| a.entity.cmp(&b.entity));
-        report.bytes = course.meter.read().bytes;
+        report.bytes = self.meter.read().bytes;
         report.elapsed = begun.elapsed();
         Ok(report)
     }
@@ -157,7 +158,6 @@ impl Verification<'_> {
         let course = Course {
             bytes: view.bytes(),
             view: Arc::new(Mutex::new(view)),
-            meter: Meter::default(),
             source,
         };
         Ok((course, interrupted))
@@ -251,7 +251,7 @@ impl Verification<'_> {
         let keys_max = asked.iter().map(|question| question.keys_max).sum();
         let scanned = {
             let (view, asked) = (Arc::clone(&course.view), asked.to_vec());
-            let (meter, observer) = (course.meter.clone(), Arc::clone(&self.observer));
+            let (meter, observer) = (self.meter.clone(), Arc::clone(&self.observer));
             blocking(move || {
                 let view = locked(&view);
                 asked
@@ -276,7 +276,7 @@ impl Verification<'_> {
             let received = async {
                 let (store, source) = (self.store, course.source.as_ref());
                 let body = answer(self.remote, store, source, request, self.wanted.is_some()).await?;
-                receive(body, keys_max, &course.meter, &*self.observer).await
+                receive(body, keys_max, &self.meter, &*self.observer).await
             };
             let error = match received.await {
                 Err(error) if error.is_retryable() => error,
