@@ -33,6 +33,9 @@ pub struct ServeOptions {
     pub page: PageBounds,
     /// What bounds the transactions in Postgres.
     pub transaction: TransactionBounds,
+    /// Whether the pool leads to a pooler that lends connections to Postgres for one transaction each; see
+    /// [`crate::pooler`].
+    pub is_pooled: bool,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The certificate to show and its key; plain HTTP without.
@@ -69,6 +72,7 @@ impl Default for ServeOptions {
             page_rows_max: 100_000,
             page: PageBounds::default(),
             transaction: TransactionBounds::default(),
+            is_pooled: false,
             authenticator: None,
             tls: None,
             connections_max: 32_000,
