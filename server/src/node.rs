@@ -60,6 +60,7 @@ impl Node {
     }
 
     /// The same, behind a pooler that lends connections to Postgres for one transaction each, or not.
+    #[must_use]
     pub fn pooled(mut self, is_pooled: bool) -> Self {
         self.is_pooled = is_pooled;
         self

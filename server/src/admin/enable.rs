@@ -204,5 +204,5 @@ async fn noted_plan(transaction: &mut PgConnection) -> Result<String, sqlx::Erro
 /// The text as comments of SQL.
 fn commented(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines.map(|line| format!("--   {line}\n")).collect()
+    lines.flat_map(|line| ["--   ", line, "\n"]).collect()
 }

@@ -16,6 +16,7 @@ mod dates;
 mod deltas;
 mod doctor;
 mod doctor_roles;
+mod doctor_schema;
 mod durability;
 mod enabling;
 mod formats;

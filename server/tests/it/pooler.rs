@@ -20,6 +20,7 @@ const TABLES: &str = "create table product (id int primary key, name text, tenan
     create table part (id int primary key) partition by range (id);
     create table part_1 partition of part for values from (0) to (1000)";
 
+#[expect(clippy::print_stderr, reason = "a test that is left out has to say so")]
 fn bouncer(cluster: &Cluster, mode: &str) -> Option<PgBouncer> {
     let bouncer = PgBouncer::start(cluster, mode, CONNECTIONS).unwrap();
     if bouncer.is_none() {
@@ -30,13 +31,13 @@ fn bouncer(cluster: &Cluster, mode: &str) -> Option<PgBouncer> {
 
 /// Others on the same pooler, so that hardly two transactions of one client in a row are on one connection.
 fn others(url: &str, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
-    let one = |number: usize| {
+    let one = |milliseconds: u32| {
         let (url, stop) = (url.to_owned(), Arc::clone(stop));
         tokio::spawn(async move {
             let options = pooler::options(&url).unwrap();
             let mut connection = PgConnection::connect_with(&options).await.unwrap();
             while !stop.load(Ordering::Relaxed) {
-                let hold = format!("begin; select pg_sleep({}); commit", 0.001 * number as f64);
+                let hold = format!("begin; select pg_sleep({milliseconds} / 1000.0); commit");
                 sqlx::raw_sql(AssertSqlSafe(hold))
                     .execute(&mut connection)
                     .await
@@ -99,7 +100,7 @@ async fn everything_works_through_a_pooler() {
     let locks: i64 = sqlx::query_scalar(locks).fetch_one(&direct).await.unwrap();
     assert_eq!(locks, 0, "a lock of a session would stay with the pooler");
 
-    let (_process, address, mut log) = serve(&["--database-url", &url, "--pool-size", "12"]);
+    let (process, address, mut log) = serve(&["--database-url", &url, "--pool-size", "12"]);
     let http = reqwest::Client::new();
     let get = async |path: &str, accept: &str| {
         let request = http
@@ -194,6 +195,6 @@ async fn everything_works_through_a_pooler() {
     command(&["disable", "part", "--dry-run"]);
     command(&["disable", "part"]);
     command(&["rebase"]);
-    drop(_process);
+    drop(process);
     assert!(log.all(|line| !line.contains("prepared statement")));
 }
