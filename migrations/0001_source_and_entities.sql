@@ -44,6 +44,8 @@ create table highwater.entity (
     scope_column text,
     -- A column of the application's that the deleted flag follows.
     deleted_column text,
+    -- What `highwater.values_told_apart` said when the incarnation began; `doctor` compares.
+    values_seen jsonb,
     -- How far `purge` has removed what was deleted.
     purged_xid xid8,
     purged_date timestamptz

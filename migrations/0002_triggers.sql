@@ -87,16 +87,53 @@ as $$
     where a.attrelid = relation and a.attname = column_name and not a.attisdropped
 $$;
 
--- Writes the trigger functions of an entity.
---
--- `kept` are columns whose changes do not count: hidden ones, and generated ones, which a BEFORE
--- trigger sees as null. Everything else counts, also a column that is added later. A row that
--- changes its key or its scope is gone for those who knew it by the old one.
-create function highwater.write_trigger_functions(entity highwater.entity, kept text[]) returns void
+-- Runs a statement. Where a plan is asked for, it is noted in a setting instead, which ends with the
+-- transaction: what is run goes on to a table of the application's, and a plan must not lock that.
+create function highwater.run(statement text) returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if highwater.is_planning() then
+        perform set_config('highwater.plan', current_setting('highwater.plan') || statement || E';\n', true);
+    else
+        execute statement;
+    end if;
+end
+$$;
+
+create function highwater.is_planning() returns boolean
+language sql stable
+as $$ select pg_catalog.current_setting('highwater.plan', true) <> '' $$;
+
+revoke execute on function highwater.run(text) from public;
+
+-- Columns whose changes do not count: hidden ones, and generated ones, which a BEFORE trigger sees as null.
+create function highwater.kept_columns(entity highwater.entity) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(a.attname::text order by a.attnum)
+    from pg_attribute a
+    where a.attrelid = (entity).relation and a.attnum > 0 and not a.attisdropped
+      and a.attname not in ('changed_xid', 'changed_date', 'deleted')
+      and (a.attgenerated <> '' or a.attname is distinct from (entity).scope_column and (
+            a.attname = any ((entity).excluded_columns)
+            or (entity).chosen_columns is not null and a.attname <> all ((entity).chosen_columns)))
+$$;
+
+-- The trigger functions of an entity, as they have to be now: `write_trigger_functions` writes them, and
+-- `doctor` compares them with those that are there.
+--
+-- Everything but what is kept counts, also a column that is added later. A row that changes its key or
+-- its scope is gone for those who knew it by the old one.
+create function highwater.trigger_functions(entity highwater.entity)
+returns table (name text, settings text, body text)
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $write$
 declare
+    kept text[] := highwater.kept_columns(entity);
     old_key text := (select string_agg(format('old.%I::text', c), ', ' order by n)
                      from unnest(entity.key_columns) with ordinality k (c, n));
     place text[] := entity.key_columns || array_remove(array[entity.scope_column], null);
@@ -111,16 +148,13 @@ declare
                         where a.attrelid = entity.relation and a.attname = entity.scope_column and not a.attisdropped);
     -- Keys of other types than these may print as the session's settings say, or hold what does;
     -- the tombstone's must not.
-    settings text := case when array_remove(entity.key_types || scope_type, null) <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
+    printing text := case when array_remove(entity.key_types || scope_type, null) <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
                                'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
                           then ''
                           else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
                                'set bytea_output = ''hex'' set lc_monetary = ''C'' set extra_float_digits = 1' end;
 begin
-    execute format($function$
-        create or replace function highwater.stamp_%1$s() returns trigger
-        language plpgsql
-        as $body$
+    return query select 'stamp_' || entity.number, '', format($body$
         declare
             seen record;
             moved boolean;
@@ -130,11 +164,11 @@ begin
             new.changed_date := old.changed_date;
             new.deleted := coalesce(new.deleted, false);
             begin
-                %2$s
-                if %3$s then
+                %1$s
+                if %2$s then
                     return new;
                 end if;
-                moved := pg_catalog.record_image_ne(row(%5$s), row(%4$s));
+                moved := pg_catalog.record_image_ne(row(%4$s), row(%3$s));
             exception when others then
                 -- The table's shape is not the one that `enable` saw. Stamping too much and
                 -- burying a live key are harmless; failing the application's update is not.
@@ -150,16 +184,12 @@ begin
             end if;
             return new;
         end
-        $body$
-        $function$, entity.number, case when keep = '' then '' else 'seen := new; ' || keep end, same, old_place, new_place);
+        $body$, case when keep = '' then '' else 'seen := new; ' || keep end, same, old_place, new_place);
 
     -- After a delete, and before an update that moves the row. The latter is not left to an AFTER
     -- trigger, since that would cost an event for every row updated. A key that lives on is never
     -- reported as gone.
-    execute format($function$
-        create or replace function highwater.bury_%1$s() returns trigger
-        language plpgsql security definer set search_path = pg_catalog, pg_temp %2$s
-        as $body$
+    return query select 'bury_' || entity.number, 'security definer set search_path = pg_catalog, pg_temp ' || printing, format($body$
         declare
             key text[];
             scope text;
@@ -173,9 +203,9 @@ begin
                 return null;
             end if;
             begin
-                key := array[%3$s];
-                scope := %4$s;
-                left_scope := tg_op = 'UPDATE' and key = array[%5$s];
+                key := array[%2$s];
+                scope := %3$s;
+                left_scope := tg_op = 'UPDATE' and key = array[%4$s];
             exception when others then
                 key := highwater.key_of(tg_relid, old::text);
             end;
@@ -192,31 +222,41 @@ begin
             end if;
             return new;
         end
-        $body$
-        $function$, entity.number, settings, old_key, scope, new_key);
+        $body$, entity.number, old_key, scope, new_key);
 
     if entity.deleted_column is not null then
-        execute format($function$
-            create or replace function highwater.flag_%1$s() returns trigger
-            language plpgsql
-            as $body$
+        return query select 'flag_' || entity.number, '', format($body$
             begin
                 -- Of the flag and the application's column, the one that was written decides.
                 if tg_op = 'INSERT' then
-                    new.deleted := coalesce(new.deleted, false) or %2$s;
-                elsif (%2$s) operator(pg_catalog.<>) (%3$s) then
-                    new.deleted := %2$s;
+                    new.deleted := coalesce(new.deleted, false) or %1$s;
+                elsif (%1$s) operator(pg_catalog.<>) (%2$s) then
+                    new.deleted := %1$s;
                 end if;
                 return new;
             exception when others then
                 -- The column is not what `enable` saw. The server says so, the write goes on.
                 return new;
             end
-            $body$
-            $function$, entity.number, highwater.deleted_by(entity.relation, entity.deleted_column, 'new'),
+            $body$, highwater.deleted_by(entity.relation, entity.deleted_column, 'new'),
             highwater.deleted_by(entity.relation, entity.deleted_column, 'old'));
     end if;
 end
 $write$;
 
-revoke execute on function highwater.write_trigger_functions(highwater.entity, text[]) from public;
+-- Writes the trigger functions of an entity.
+create function highwater.write_trigger_functions(entity highwater.entity) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    function record;
+begin
+    for function in select f.* from highwater.trigger_functions(entity) f loop
+        perform highwater.run(format('create or replace function highwater.%I() returns trigger language plpgsql %s as $body$%s$body$',
+                                     function.name, function.settings, function.body));
+    end loop;
+end
+$$;
+
+revoke execute on function highwater.write_trigger_functions(highwater.entity) from public;

@@ -212,16 +212,16 @@ begin
         left join pg_attribute a on a.attrelid = relation and a.attname = w.name and not a.attisdropped
     loop
         if own.missing then
-            execute format('alter table %s add column %I %s not null default %s', relation, own.name, own.type, own.constant);
+            perform highwater.run(format('alter table %s add column %I %s not null default %s', relation, own.name, own.type, own.constant));
         elsif own.nullable then
             execute format('select exists (select from %s where %I is null)', relation, own.name) into empty;
             if empty then
                 raise exception 'the column % of % is null in some rows', quote_ident(own.name), relation
                     using hint = format('update %s set %I = %s where %I is null', relation, own.name, own.constant, own.name);
             end if;
-            execute format('alter table %s alter column %I set not null', relation, own.name);
+            perform highwater.run(format('alter table %s alter column %I set not null', relation, own.name));
         end if;
-        execute format('alter table %s alter column %I set default %s', relation, own.name, own.lasting);
+        perform highwater.run(format('alter table %s alter column %I set default %s', relation, own.name, own.lasting));
     end loop;
 end
 $$;
@@ -241,23 +241,31 @@ declare
 begin
     perform highwater.drop_triggers(relation);
     if follows then
-        execute format('create trigger "~~highwater_flag" before insert or update on %s for each row execute function highwater.%I()', relation, 'flag_' || number);
+        perform highwater.run(format('create trigger "~~highwater_flag" before insert or update on %s for each row execute function highwater.%I()', relation, 'flag_' || number));
     end if;
     -- What the defaults gave needs no function. A date that was given by hand may be that much
     -- older than the row's id: the server's samples stay as far behind.
-    execute format('create trigger "~~highwater_insert" before insert on %s for each row
+    perform highwater.run(format('create trigger "~~highwater_insert" before insert on %s for each row
         when ((new.changed_xid = pg_current_xact_id() and new.deleted is not null
                and new.changed_date between clock_timestamp() - interval ''10 milliseconds'' and clock_timestamp()) is not true)
-        execute function highwater.stamp_insert()', relation);
-    execute format('create trigger "~~highwater_update" before update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number);
-    execute format('create trigger "~~highwater_update_moved" before update on %s for each row when (new.changed_xid is null) execute function highwater.%I()', relation, 'bury_' || number);
-    execute format('create trigger "~~highwater_delete" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number);
+        execute function highwater.stamp_insert()', relation));
+    perform highwater.run(format('create trigger "~~highwater_update" before update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number));
+    perform highwater.run(format('create trigger "~~highwater_update_moved" before update on %s for each row when (new.changed_xid is null) execute function highwater.%I()', relation, 'bury_' || number));
+    perform highwater.run(format('create trigger "~~highwater_delete" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number));
     for part in select relid from pg_partition_tree(relation) union select relation loop
-        execute format('create trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number);
-        execute (select format('alter table only %s ', part) || string_agg(format('enable always trigger %I', t.tgname), ', ')
-                 from pg_trigger t where t.tgrelid = part and t.tgname like '~~highwater\_%');
+        perform highwater.run(format('create trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number));
+        perform highwater.run(format('alter table only %s ', part) || (
+            select string_agg(format('enable always trigger %I', t), ', ') from unnest(highwater.trigger_names(follows)) t));
     end loop;
 end
+$$;
+
+-- The triggers of an entity.
+create function highwater.trigger_names(follows boolean) returns text[]
+language sql immutable
+as $$
+    select case when follows then array['~~highwater_flag'] else '{}' end
+        || array['~~highwater_insert', '~~highwater_update', '~~highwater_update_moved', '~~highwater_delete', '~~highwater_truncate']
 $$;
 
 create function highwater.drop_triggers(relation regclass) returns void
@@ -272,7 +280,7 @@ begin
         select t.tgname as name, p.relid from (select relid from pg_partition_tree(drop_triggers.relation) union select drop_triggers.relation) p (relid)
         join pg_trigger t on t.tgrelid = p.relid and t.tgname like '~~highwater\_%' and t.tgparentid = 0
     loop
-        execute format('drop trigger %I on %s', trigger.name, trigger.relid::regclass);
+        perform highwater.run(format('drop trigger %I on %s', trigger.name, trigger.relid::regclass));
     end loop;
 end
 $$;
@@ -317,6 +325,55 @@ $$;
 
 revoke execute on function highwater.flag_deleted(regclass) from public;
 
+-- The number that the next new entity will get, if no other comes before it.
+create function highwater.next_number() returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    upcoming integer;
+begin
+    execute format('select last_value + is_called::integer from %s', pg_get_serial_sequence('highwater.entity', 'number')) into upcoming;
+    return upcoming;
+end
+$$;
+
+revoke execute on function highwater.next_number() from public;
+
+-- What tells whether DDL changed the values of a table without writing its rows: the labels of its
+-- enums by their oids, the files that hold its rows, and who last wrote its columns' rows in the
+-- catalog. A rewrite that changes a column (`alter column ... using`) changes the last two; a new
+-- label, `vacuum full` and new statistics change none, or one of them.
+create function highwater.values_told_apart(relation regclass) returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with recursive types (oid) as (
+        select a.atttypid from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+        union
+        select inner_type.oid
+        from types
+        join pg_type t on t.oid = types.oid
+        cross join lateral (
+            select t.typbasetype where t.typtype = 'd'
+            union all
+            select t.typelem where t.typelem <> 0
+            union all
+            select r.rngsubtype from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+            union all
+            select a.atttypid from pg_attribute a
+            where a.attrelid = t.typrelid and t.typrelid <> 0 and a.attnum > 0 and not a.attisdropped
+        ) inner_type (oid)
+    )
+    select jsonb_build_object(
+        'labels', (select coalesce(jsonb_object_agg(l.oid::text, l.enumlabel), '{}') from pg_enum l where l.enumtypid in (select oid from types)),
+        'files', (select string_agg(pg_relation_filenode(c.oid)::text, ' ' order by c.oid)
+                  from pg_class c where c.oid = relation or c.oid in (select p.relid from pg_partition_tree(relation) p)),
+        'columns', (select jsonb_object_agg(a.attname, a.xmin::text) from pg_attribute a
+                    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+                      and a.attname not in ('changed_xid', 'changed_date', 'deleted')))
+$$;
+
 -- Makes a table an entity. Options left null stay as they were; at first they mean: the table's
 -- own name, no scope, all columns. Returns the entity's number.
 --
@@ -340,12 +397,11 @@ declare
     xid xid8;
     now timestamptz;
     key_names text[];
-    kept text[];
     kind text;
 begin
     perform highwater.check_relation(relation);
     -- First the lock, so that no older writer is left; then the id, then the clock.
-    execute format('lock table %s in access exclusive mode', relation);
+    perform highwater.run(format('lock table %s in access exclusive mode', relation));
     xid := pg_current_xact_id();
     now := clock_timestamp();
     lock table highwater.entity in share row exclusive mode;
@@ -375,16 +431,20 @@ begin
         update highwater.entity e set relation = null where e.relation = enable.relation;
         select e.* into before from highwater.entity e where e.name = after.name;
         if before.number is null then
-            insert into highwater.entity (name, relation, began_date, key_columns, key_types)
-            values (after.name, enable.relation, now, key_names, after.key_types)
+            -- A plan takes no number from a sequence, which would not be given back.
+            insert into highwater.entity (number, name, relation, incarnation, began_date, key_columns, key_types, values_seen)
+            overriding system value
+            values (case when highwater.is_planning() then highwater.next_number() else nextval(pg_get_serial_sequence('highwater.entity', 'number')) end,
+                    after.name, enable.relation, case when highwater.is_planning() then 0 else nextval('highwater.incarnation') end,
+                    now, key_names, after.key_types, highwater.values_told_apart(enable.relation))
             returning * into before;
         end if;
     end if;
     foreach kind in array case when before.key_columns <> key_names then array['xid', 'scope_xid'] else '{}' end
         || case when before.scope_column is distinct from after.scope_column then array['scope_xid', 'scope_date'] else '{}' end
     loop
-        execute format('drop index if exists %I.%I', (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                                                      where c.oid = enable.relation), highwater.index_name(before.number, kind));
+        perform highwater.run(format('drop index if exists %I.%I', (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                                                                    where c.oid = enable.relation), highwater.index_name(before.number, kind)));
     end loop;
     if before.relation is distinct from enable.relation
        or (before.key_columns, before.key_types) is distinct from (key_names, after.key_types)
@@ -393,8 +453,9 @@ begin
         delete from highwater.tombstone t where t.entity = before.number;
         delete from highwater.truncation t where t.entity = before.number;
         update highwater.entity e
-        set relation = enable.relation, incarnation = nextval('highwater.incarnation'), began_date = now,
-            key_columns = key_names, key_types = after.key_types,
+        set relation = enable.relation, began_date = now,
+            incarnation = case when highwater.is_planning() then 0 else nextval('highwater.incarnation') end,
+            values_seen = highwater.values_told_apart(enable.relation), key_columns = key_names, key_types = after.key_types,
             chosen_columns = after.chosen_columns, excluded_columns = after.excluded_columns,
             scope_column = after.scope_column, purged_xid = null, purged_date = null
         where e.number = before.number;
@@ -402,14 +463,7 @@ begin
     update highwater.entity e set deleted_column = after.deleted_column where e.number = before.number
     returning * into after;
 
-    select array_agg(a.attname::text) into kept
-    from pg_attribute a
-    where a.attrelid = enable.relation and a.attnum > 0 and not a.attisdropped
-      and a.attname not in ('changed_xid', 'changed_date', 'deleted')
-      and (a.attgenerated <> '' or a.attname is distinct from after.scope_column and (
-            a.attname = any (after.excluded_columns)
-            or after.chosen_columns is not null and a.attname <> all (after.chosen_columns)));
-    perform highwater.write_trigger_functions(after, kept);
+    perform highwater.write_trigger_functions(after);
     perform highwater.add_triggers(relation, before.number);
     if whole then
         perform highwater.flag_deleted(relation);
@@ -434,23 +488,23 @@ declare
     schema text;
     kind text;
 begin
-    execute format('lock table %s in access exclusive mode', relation);
+    perform highwater.run(format('lock table %s in access exclusive mode', relation));
     select e.* into entity from highwater.entity e where e.relation = disable.relation;
     if entity.number is not null then
         delete from highwater.tombstone t where t.entity = entity.number;
         delete from highwater.truncation t where t.entity = entity.number;
         update highwater.entity e set relation = null where e.number = entity.number;
         perform highwater.drop_triggers(relation);
-        execute format('drop function if exists highwater.%I()', 'stamp_' || entity.number);
-        execute format('drop function if exists highwater.%I()', 'bury_' || entity.number);
-        execute format('drop function if exists highwater.%I()', 'flag_' || entity.number);
+        perform highwater.run(format('drop function if exists highwater.%I()', 'stamp_' || entity.number));
+        perform highwater.run(format('drop function if exists highwater.%I()', 'bury_' || entity.number));
+        perform highwater.run(format('drop function if exists highwater.%I()', 'flag_' || entity.number));
         select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
         foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
-            execute format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind));
+            perform highwater.run(format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind)));
         end loop;
     end if;
     if drop_columns then
-        execute format('alter table %s drop column if exists changed_xid, drop column if exists changed_date, drop column if exists deleted', relation);
+        perform highwater.run(format('alter table %s drop column if exists changed_xid, drop column if exists changed_date, drop column if exists deleted', relation));
     end if;
     return entity.number is not null;
 end

@@ -61,7 +61,8 @@ begin
     perform pg_current_xact_id();
     execute format('lock table %s in share row exclusive mode', relation);
     update highwater.entity e
-    set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp()
+    set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp(),
+        values_seen = highwater.values_told_apart(e.relation)
     where e.relation = touch.relation;
     return found;
 end

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::database::Connection;
 use crate::entity::{self, Entity};
+use crate::unprepared;
 
 /// The entities, as they were described last.
 #[derive(Debug, Default)]
@@ -64,7 +65,9 @@ impl Catalog {
     pub(crate) async fn read(&self, connection: &mut Connection) -> Result<Arc<Described>, sqlx::Error> {
         // With the settings of a page: how a type prints, and so the signature, depends on them.
         connection.begin(&[]).await?;
-        let signature = sqlx::query_scalar(SIGNATURE).fetch_one(connection.get()?).await?;
+        let signature = unprepared::query_scalar(SIGNATURE)
+            .fetch_one(connection.get()?)
+            .await?;
         let entities = entity::read(connection.get()?).await?;
         connection.end().await?;
         let described = Arc::new(Described { entities, signature });

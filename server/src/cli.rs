@@ -79,10 +79,15 @@ What each limit means and what a caller is told beyond it: docs/limits.md. Metri
   highwater-server enable shop.customer --exclude password_hash,notes
   highwater-server enable '\"Odd Name\"' --name odd
   highwater-server enable orders --deleted-column deleted_at
+  highwater-server enable orders --dry-run | less      the SQL, to be read, or run by psql
+  highwater-server enable orders --lock-timeout 500ms  for a table where no writer may wait longer
 
 Options that are not given stay as they were; to take one back, disable the table first. Running it again is harmless, and needed after the primary key changed.")]
     Enable(Enable),
     /// Makes an entity a plain table again
+    #[command(after_help = "Examples:
+  highwater-server disable product
+  highwater-server disable product --drop-columns --dry-run")]
     Disable {
         #[command(flatten)]
         database: Database,
@@ -91,6 +96,9 @@ Options that are not given stay as they were; to take one back, disable the tabl
         /// Drop the columns changed_xid, changed_date and deleted too
         #[arg(long)]
         drop_columns: bool,
+        /// Print the SQL, and change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Removes old tombstones and flagged rows
     #[command(after_help = "Examples:
@@ -129,6 +137,39 @@ transactions and can be interrupted.")]
         /// Give it an id of its own, so that stores of the original refuse it
         #[arg(long)]
         new_id: bool,
+    },
+    /// Prints the SQL that lets a role serve: it can read then, and nothing else
+    #[command(after_help = "Examples:
+  highwater-server grants                           for the role highwater_server
+  highwater-server grants --role reader | psql shop
+
+Print it again after a new table was enabled.")]
+    Grants {
+        #[command(flatten)]
+        database: Database,
+        /// The role that `serve` logs in as
+        #[arg(long, default_value = "highwater_server", value_name = "ROLE")]
+        role: String,
+    },
+    /// Looks for what is wrong, or soon will be, and says what to do
+    #[command(after_help = "Examples:
+  highwater-server doctor
+  highwater-server doctor --role highwater_server   run by the owner, about the role that serves
+  highwater-server doctor --json | jq '.findings[] | select(.severity == \"serious\")'
+
+It changes nothing. Exit 0 where nothing serious was found, 1 where something was. The findings: docs/doctor.md.")]
+    Doctor {
+        #[command(flatten)]
+        database: Database,
+        /// The role that `serve` logs in as [default: the one of the database's address]
+        #[arg(long, value_name = "ROLE")]
+        role: Option<String>,
+        /// A transaction that is open for longer than this is told: 5m, 1h
+        #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        long_transaction: Duration,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Makes keys for callers
     #[command(subcommand)]
@@ -233,6 +274,14 @@ pub(crate) struct Enable {
     /// A column of your own that the deleted flag follows: deleted when it is set (or true), back when it is cleared
     #[arg(long, value_name = "COLUMN")]
     pub(crate) deleted_column: Option<String>,
+
+    /// How long one attempt waits for the lock on the table; writers may wait behind it for that long. There are 30 attempts
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) lock_timeout: Duration,
+
+    /// Print the SQL, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
 //! The commands: each calls the library and says what came of it.
 
 use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use highwater_server::admin::{self, EnableOptions, ListedEntity};
+use highwater_server::doctor::DoctorOptions;
+use highwater_server::pooler;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::{Cli, Command, Database, Enable};
 use crate::{callers, serving};
 
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
+/// Runs a command, and tells how the program is to end.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let done = match cli.command {
         Command::Serve(serve) => serving::serve(*serve).await,
         Command::Migrate { database } => {
             admin::migrate(&mut connect(&database).await?).await?;
@@ -21,16 +25,17 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             database,
             table,
             drop_columns,
+            dry_run,
         } => {
-            let was = admin::disable(&mut connect(&database).await?, &table, drop_columns).await?;
-            say(&format!(
-                "{table} {}",
-                if was {
-                    "is no longer an entity"
-                } else {
-                    "was no entity"
-                }
-            ))
+            let mut connection = connect(&database).await?;
+            if dry_run {
+                let plan = admin::plan_disable(&mut connection, &table, drop_columns).await?;
+                say(plan.trim_end())
+            } else if admin::disable(&mut connection, &table, drop_columns).await? {
+                say(&format!("{table} is no longer an entity"))
+            } else {
+                say(&format!("{table} was no entity"))
+            }
         }
         Command::Purge {
             database,
@@ -40,13 +45,14 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         } => {
             let purged = admin::purge(&mut connect(&database).await?, older_than, dry_run).await?;
             if json {
-                return say(&serde_json::to_string(&purged)?);
+                say(&serde_json::to_string(&purged)?)
+            } else {
+                let verb = if dry_run { "would be removed" } else { "removed" };
+                let lines = purged
+                    .iter()
+                    .map(|purged| format!("{}: {} {verb}", purged.entity, purged.removed));
+                say(&lines.collect::<Vec<_>>().join("\n"))
             }
-            let verb = if dry_run { "would be removed" } else { "removed" };
-            let lines = purged
-                .iter()
-                .map(|purged| format!("{}: {} {verb}", purged.entity, purged.removed));
-            say(&lines.collect::<Vec<_>>().join("\n"))
         }
         Command::Touch { database, table } => {
             if !admin::touch(&mut connect(&database).await?, &table).await? {
@@ -58,6 +64,23 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             admin::rebase(&mut connect(&database).await?, new_id).await?;
             say("the database can be served; every client will fetch everything anew")
         }
+        Command::Grants { database, role } => {
+            let grants = admin::grants(&mut connect(&database).await?, &role).await?;
+            say(grants.trim_end())
+        }
+        Command::Doctor {
+            database,
+            role,
+            long_transaction,
+            json,
+        } => {
+            let options = DoctorOptions {
+                role,
+                long_transaction,
+                ..DoctorOptions::default()
+            };
+            return doctor(&database, &options, json).await;
+        }
         Command::Key(command) => callers::key(command),
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
@@ -67,7 +90,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
                 say(&table(&entities))
             }
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Says on standard error what went wrong, with its causes.
@@ -83,13 +107,34 @@ async fn enable(enable: Enable) -> anyhow::Result<()> {
         columns: enable.columns,
         exclude: enable.exclude,
         deleted_column: enable.deleted_column,
+        lock_wait: Some(enable.lock_timeout),
     };
+    if enable.dry_run {
+        let plan = admin::plan_enable(&mut connection, &enable.table, &options).await?;
+        return say(plan.trim_end());
+    }
     admin::enable(&mut connection, &enable.table, &options).await?;
     say(&format!("{} is an entity", enable.table))
 }
 
+/// What was found is the answer, and no error; where it is serious, scripts are to notice.
+async fn doctor(database: &Database, options: &DoctorOptions, json: bool) -> anyhow::Result<ExitCode> {
+    let report = highwater_server::doctor::examine(&mut connect(database).await?, options).await?;
+    if json {
+        say(&serde_json::to_string(&report)?)?;
+    } else {
+        say(report.to_string().trim_end())?;
+    }
+    Ok(if report.is_serious() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
 async fn connect(database: &Database) -> anyhow::Result<PgConnection> {
-    PgConnection::connect(&database.database_url)
+    let options = pooler::options(&database.database_url).context("--database-url is not usable")?;
+    PgConnection::connect_with(&options)
         .await
         .context("cannot connect to the database")
 }

@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::page::Probe;
 use crate::snapshot::Snapshot;
 use crate::standby::{self, Claim};
+use crate::unprepared;
 
 /// How long a page may wait for a table that is being altered, in milliseconds.
 pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
@@ -33,6 +34,7 @@ const FLUSH_POLL: Duration = Duration::from_millis(1);
 pub struct Connection {
     pooled: Option<PoolConnection<Postgres>>,
     in_transaction: bool,
+    keeps_statements: bool,
     bounds: TransactionBounds,
 }
 
@@ -128,8 +130,15 @@ impl Connection {
         Ok(Self {
             pooled: Some(pool.acquire().await?),
             in_transaction: false,
+            keeps_statements: true,
             bounds,
         })
+    }
+
+    /// Whether the statement that opens a page stays prepared. Behind a pooler it cannot.
+    pub(crate) fn keeping_statements(mut self, keeps: bool) -> Self {
+        self.keeps_statements = keeps;
+        self
     }
 
     /// The connection itself.
@@ -212,6 +221,7 @@ impl Connection {
             probe.text
         );
         let mut query = sqlx::query(AssertSqlSafe(statement))
+            .persistent(self.keeps_statements)
             .bind(&probe.xids)
             .bind(&probe.bound);
         for scopes in &probe.scopes {
@@ -235,7 +245,7 @@ impl Connection {
     /// Where an earlier timeline of this cluster's history ended. `None` where it is no part of
     /// that history, or where this role may not read the history file.
     pub async fn end_of_timeline(&mut self, now: u32, earlier: u32) -> Result<Option<Lsn>, sqlx::Error> {
-        let history: Option<String> = sqlx::query_scalar(
+        let history: Option<String> = unprepared::query_scalar(
             "select case when has_function_privilege('pg_read_file(text, bigint, bigint, boolean)', 'execute')
                  then pg_read_file('pg_wal/' || $1 || '.history', 0, 1000000, true) end",
         )
@@ -257,10 +267,16 @@ impl Connection {
             return Ok(());
         }
         loop {
-            let flushed: i64 = sqlx::query_scalar("select (pg_current_wal_flush_lsn() - '0/0')::bigint")
+            // In one message, since this is in no transaction: a pooler may hand out another connection
+            // to Postgres between two.
+            let row = sqlx::raw_sql("select (pg_current_wal_flush_lsn() - '0/0')::text as flushed")
                 .fetch_one(self.get()?)
                 .await?;
-            if flushed.cast_unsigned() >= written.0 {
+            let flushed: String = row.try_get("flushed")?;
+            let flushed: u64 = flushed
+                .parse()
+                .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            if flushed >= written.0 {
                 return Ok(());
             }
             if moment.taken.elapsed() >= FLUSH_WAIT {
@@ -301,12 +317,14 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 /// not yet rebased.
 pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
     let mut connection = node.connect().await?;
-    let (own_id, moved): (Uuid, bool) = sqlx::query_as(
+    connection.begin(&[]).await?;
+    let (own_id, moved): (Uuid, bool) = unprepared::query_as(
         "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
          from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
     )
     .fetch_one(connection.get()?)
     .await?;
+    connection.end().await?;
     connection.give_back();
     Ok((!moved).then_some(own_id))
 }

@@ -10,6 +10,7 @@ use crate::cursor::{Covered, Seen};
 use crate::node::Node;
 use crate::quoting::identifier;
 use crate::snapshot::Xid;
+use crate::unprepared;
 
 /// A table that is an entity, by name only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Entity {
 
 /// The tables of all entities, by number.
 pub async fn tables(connection: &mut PgConnection) -> Result<Vec<Table>, sqlx::Error> {
-    let rows = sqlx::query(
+    let rows = unprepared::query(
         "select e.number, e.name, n.nspname::text as schema, c.relname::text as relation
          from highwater.entity e
          join pg_class c on c.oid = e.relation
@@ -132,7 +133,7 @@ pub async fn list(node: &Node) -> Result<Vec<Entity>, sqlx::Error> {
 
 /// All entities as the transaction's snapshot has them, by number.
 pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, sqlx::Error> {
-    let rows = sqlx::query(DESCRIBE).fetch_all(connection).await?;
+    let rows = unprepared::query(DESCRIBE).fetch_all(connection).await?;
     rows.iter().map(entity).collect()
 }
 

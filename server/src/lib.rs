@@ -5,7 +5,8 @@
 //! `standby` which Postgres is read from, [`page`] one page of a pull, [`samples`] the history that
 //! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
 //! [`share`] hands one page to many, [`turns`] says how many are answered at once and `pace` how many
-//! of one caller, [`limit`] names the limits, [`metrics`] counts, [`http`] has the routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do.
+//! of one caller, [`limit`] names the limits, [`metrics`] counts, [`http`] has the routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do,
+//! [`doctor`] what one of them finds, and [`pooler`] what stands between this server and Postgres.
 
 pub mod admin;
 pub mod auth;
@@ -13,6 +14,7 @@ pub mod caller;
 pub mod catalog;
 pub mod cursor;
 pub mod database;
+pub mod doctor;
 pub mod entity;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -23,6 +25,7 @@ pub mod metrics;
 pub mod node;
 mod pace;
 pub mod page;
+pub mod pooler;
 pub mod quoting;
 pub mod samples;
 pub mod scope;
@@ -31,6 +34,7 @@ pub mod snapshot;
 mod standby;
 pub mod tombstones;
 pub mod turns;
+mod unprepared;
 pub mod watch;
 
 pub use http::{Listeners, Origin, ServeError, ServeOptions, TlsError, TlsFiles, URL_BYTES_MAX, serve};

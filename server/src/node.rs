@@ -14,6 +14,7 @@ use crate::limit::TransactionBounds;
 use crate::metrics::Metrics;
 use crate::scope::Limits;
 use crate::standby::Claim;
+use crate::unprepared;
 
 /// Values of scopes that are remembered, and how long: an enum may get another value.
 const VALUES_MAX: u64 = 100_000;
@@ -24,6 +25,8 @@ const VALUE_AGE_MAX: Duration = Duration::from_mins(1);
 pub struct Node {
     pool: PgPool,
     bounds: TransactionBounds,
+    /// Whether a pooler lends connections to Postgres for one transaction each.
+    is_pooled: bool,
     /// What is counted of what is read from it, and of the server at large.
     pub(crate) metrics: Metrics,
     /// The entities, as they were described last.
@@ -45,6 +48,7 @@ impl Node {
         Self {
             pool,
             bounds,
+            is_pooled: false,
             metrics: Metrics::default(),
             catalog: Catalog::default(),
             claim: Mutex::default(),
@@ -55,9 +59,17 @@ impl Node {
         }
     }
 
+    /// The same, behind a pooler that lends connections to Postgres for one transaction each, or not.
+    #[must_use]
+    pub fn pooled(mut self, is_pooled: bool) -> Self {
+        self.is_pooled = is_pooled;
+        self
+    }
+
     /// Takes a connection.
     pub async fn connect(&self) -> Result<Connection, sqlx::Error> {
-        Connection::acquire(&self.pool, self.bounds).await
+        let connection = Connection::acquire(&self.pool, self.bounds).await?;
+        Ok(connection.keeping_statements(!self.is_pooled))
     }
 
     /// The pool, to be looked at.
@@ -139,7 +151,7 @@ impl Node {
 async fn print(connection: &mut Connection, cast: &str, value: &str) -> Result<Option<String>, sqlx::Error> {
     // With the settings of a page, which are those of the triggers.
     connection.begin(&[]).await?;
-    let printed = sqlx::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
+    let printed = unprepared::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
         .bind(value)
         .fetch_one(connection.get()?)
         .await;

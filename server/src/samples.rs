@@ -16,6 +16,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::database::{LogEnd, Moment};
 use crate::snapshot::{Snapshot, Xid};
+use crate::unprepared;
 
 /// The most samples that are kept; beyond it every other of the older half goes.
 const SAMPLES_MAX: usize = 4_096;
@@ -160,7 +161,7 @@ impl Samples {
 
 /// The end of the ids that a primary has given out and that may still be in use.
 pub(crate) async fn ids_end(connection: &mut PgConnection, snapshot: &Snapshot) -> Result<Xid, sqlx::Error> {
-    let locked: Vec<String> = sqlx::query_scalar(LOCKED).fetch_all(connection).await?;
+    let locked: Vec<String> = unprepared::query_scalar(LOCKED).fetch_all(connection).await?;
     let locked = locked.iter().filter_map(|xid| xid.parse().ok());
     Ok(bound(snapshot, locked.map(|low| widened(snapshot, low))))
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use highwater_server::Listeners;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use highwater_server::{Listeners, pooler};
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ pub(crate) fn log(format: LogFormat) {
 
 pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     let authenticator = options.callers.clone().authenticator(options.listen).await?;
-    let chosen = options.chosen(authenticator.clone());
+    let mut chosen = options.chosen(authenticator.clone());
     if let Some(contradiction) = chosen.contradiction() {
         bail!("{contradiction}");
     }
@@ -44,15 +44,20 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     if for_one && chosen.authenticator.is_none() {
         tracing::warn!("nobody is asked who they are, so limits for one caller do nothing");
     }
-    let connect: PgConnectOptions = options
-        .database
-        .database_url
-        .parse()
-        .context("--database-url is not usable")?;
+    let connect = pooler::options(&options.database.database_url)
+        .context("--database-url is not usable")?
+        .application_name("highwater-server");
+    let pooled = pooler::lends_connections(&connect).await;
+    chosen.is_pooled = pooled.context("cannot connect to the database")?;
+    if chosen.is_pooled {
+        tracing::info!(
+            "a pooler lends connections for one transaction each; statements are not kept prepared"
+        );
+    }
     let pool = PgPoolOptions::new()
         .max_connections(options.pool_size)
         .acquire_timeout(ACQUIRE_WAIT_MAX)
-        .connect_with(connect.application_name("highwater-server"))
+        .connect_with(connect)
         .await
         .context("cannot connect to the database")?;
     let callers = listen(options.listen).await?;

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::node::Node;
+use crate::unprepared;
 
 /// How long an estimate is good. Postgres renews its statistics less often.
 const ESTIMATE_AGE_MAX: Duration = Duration::from_secs(30);
@@ -60,7 +61,9 @@ impl Tombstones {
 async fn ask(node: &Node) -> Result<Vec<(EntityName, i64)>, sqlx::Error> {
     let mut connection = node.connect().await?;
     connection.begin(&[]).await?;
-    let rows: Vec<(String, i64)> = sqlx::query_as(ESTIMATE).fetch_all(connection.get()?).await?;
+    let rows: Vec<(String, i64)> = unprepared::query_as(ESTIMATE)
+        .fetch_all(connection.get()?)
+        .await?;
     connection.end().await?;
     connection.give_back();
     Ok(rows

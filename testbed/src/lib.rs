@@ -8,6 +8,7 @@
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
+//! - [`PgBouncer`]: a pooler before a cluster.
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
@@ -29,6 +30,7 @@
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
 //! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
+//! | `HIGHWATER_TESTBED_PGBOUNCER` | `1` has the tests that need a [`PgBouncer`] fail where none can be had, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
 //! them are [`anyhow`]'s. Where no Postgres can be had, every test that needs one fails and says
@@ -48,6 +50,7 @@ pub mod flights;
 mod folder;
 mod kernel;
 mod nginx;
+mod pgbouncer;
 mod pip;
 pub mod process;
 pub mod programs;
@@ -61,6 +64,7 @@ pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
 pub use nginx::{NGINX_CONF, Nginx};
+pub use pgbouncer::PgBouncer;
 pub use process::Process;
 pub use promtool::promtool;
 pub use proxy::{Fault, Proxy};

@@ -40,6 +40,9 @@ pub struct ServeOptions {
     pub digests_max: usize,
     /// How long digests may take, from the snapshot until the last of them is sent.
     pub digests_time_max: Duration,
+    /// Whether the pool leads to a pooler that lends connections to Postgres for one transaction each; see
+    /// [`crate::pooler`].
+    pub is_pooled: bool,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The certificate to show and its key; plain HTTP without.
@@ -78,6 +81,7 @@ impl Default for ServeOptions {
             transaction: TransactionBounds::default(),
             digests_max: 4,
             digests_time_max: Duration::from_mins(10),
+            is_pooled: false,
             authenticator: None,
             tls: None,
             connections_max: 32_000,

@@ -107,7 +107,7 @@ pub async fn serve(
     let tls = files
         .map(|files| Tls::start(files, shutdown.clone()))
         .transpose()?;
-    let node = Arc::new(Node::bounded(pool, options.transaction));
+    let node = Arc::new(Node::bounded(pool, options.transaction).pooled(options.is_pooled));
     let own_id = own_id(&node).await?;
     let shared = Arc::new(Shared::new(node, options, metrics.is_none(), shutdown.clone()));
     let tasks = [shared.watch(), shared.authenticate()];

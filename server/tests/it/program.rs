@@ -17,7 +17,7 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {
         status,
         stdout,
@@ -220,7 +220,7 @@ async fn a_stop_ends_waits_with_an_empty_page() {
 }
 
 /// Starts the program, and gives its address and what it logs, line by line.
-fn serve(arguments: &[&str]) -> (Process, String, impl Iterator<Item = String> + use<>) {
+pub(crate) fn serve(arguments: &[&str]) -> (Process, String, impl Iterator<Item = String> + use<>) {
     use std::io::{BufRead as _, BufReader};
 
     let mut serve = program(

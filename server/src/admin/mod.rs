@@ -1,0 +1,173 @@
+//! What the commands other than `serve` do to the database.
+//!
+//! A pooler may give each transaction another connection to Postgres. So whatever has a parameter, or is
+//! more than one statement, is in a transaction here.
+
+use highwater_shared::EntityName;
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, Decode, PgConnection, Postgres, Row, Type};
+
+mod enable;
+mod grants;
+mod indexes;
+mod locks;
+mod migrate;
+mod purge;
+
+pub use enable::{EnableOptions, disable, enable, plan_disable, plan_enable};
+pub use grants::grants;
+pub use locks::{LOCK_ATTEMPTS_MAX, LOCK_WAIT};
+pub use migrate::migrate;
+pub(crate) use migrate::{applied, migrator};
+pub use purge::{Purged, purge};
+
+use crate::entity;
+use crate::quoting::{NulInText, literal};
+use crate::unprepared;
+
+/// The indexes of an entity: for changes since a snapshot, since a date, for flagged rows, and for
+/// changes in a scope.
+pub(crate) const INDEXES: [&str; 5] = ["xid", "date", "deleted", "scope_xid", "scope_date"];
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The table stayed locked by others.
+    #[error(
+        "{table} was in use by other transactions for too long{holders}; end those that sit idle, and try again"
+    )]
+    Locked {
+        /// The table, as it was named.
+        table: String,
+        /// Who held it, in brackets; empty where nobody did any more.
+        holders: String,
+    },
+    /// A function of the schema refused; Postgres' own words, with the hint.
+    #[error("{message}")]
+    Refused {
+        /// What was wrong and what to do.
+        message: String,
+    },
+    /// The schema is not there.
+    #[error("the schema highwater is missing; run `highwater-server migrate` on this database first")]
+    NotMigrated,
+    /// The migrations could not be run.
+    #[error("cannot migrate")]
+    Migrate(#[from] MigrateError),
+    /// A name that nothing in Postgres can have.
+    #[error(transparent)]
+    Name(#[from] NulInText),
+    /// Postgres refused or went away.
+    #[error("cannot use the database")]
+    Postgres(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for AdminError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(refusal) = error.as_database_error() else {
+            return Self::Postgres(error);
+        };
+        match refusal.code().as_deref() {
+            Some("3F000" | "42P01") if refusal.message().contains("\"highwater") => Self::NotMigrated,
+            _ => {
+                let hint = refusal
+                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                    .and_then(sqlx::postgres::PgDatabaseError::hint)
+                    .map(|hint| format!("; {hint}"))
+                    .unwrap_or_default();
+                Self::Refused {
+                    message: format!("{}{hint}", refusal.message()),
+                }
+            }
+        }
+    }
+}
+
+/// An entity as `highwater-server entities` lists it.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedEntity {
+    /// The public name.
+    pub name: EntityName,
+    /// The table, as SQL names it; absent where it was dropped.
+    pub table: Option<String>,
+    /// The key's columns.
+    pub key: Vec<String>,
+    /// The published columns, where they were chosen.
+    pub columns: Option<Vec<String>>,
+    /// The hidden columns.
+    pub exclude: Vec<String>,
+    /// The scope column.
+    pub scope: Option<String>,
+    /// The application's column that the deleted flag follows.
+    pub deleted_column: Option<String>,
+    /// Rows by Postgres' statistics.
+    pub estimated_rows: Option<i64>,
+    /// Whether all indexes are there and valid.
+    pub indexed: bool,
+}
+
+/// All entities, by name.
+pub async fn entities(connection: &mut PgConnection) -> Result<Vec<ListedEntity>, AdminError> {
+    let mut transaction = connection.begin().await?;
+    let rows = unprepared::query(
+        "select e.name, case when c.oid is not null then e.relation::text end as table_name, e.key_columns,
+             e.chosen_columns, coalesce(e.excluded_columns, '{}') as excluded, e.scope_column, e.deleted_column,
+             nullif(c.reltuples, -1)::bigint as estimated_rows,
+             (select count(*) = (select count(highwater.index_definition(e.number, kind)) from unnest($1::text[]) kind)
+              from pg_index i join pg_class ic on ic.oid = i.indexrelid
+              where i.indrelid = c.oid and i.indisvalid
+                and ic.relname in (select highwater.index_name(e.number, kind) from unnest($1::text[]) kind)) as indexed
+         from highwater.entity e left join pg_class c on c.oid = e.relation
+         where e.relation is not null
+         order by e.name",
+    )
+    .bind(&INDEXES[..])
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    let listed = |row: &sqlx::postgres::PgRow| {
+        Ok(ListedEntity {
+            name: EntityName::new(row.try_get::<String, _>("name")?),
+            table: row.try_get("table_name")?,
+            key: row.try_get("key_columns")?,
+            columns: row.try_get("chosen_columns")?,
+            exclude: row.try_get("excluded")?,
+            scope: row.try_get("scope_column")?,
+            deleted_column: row.try_get("deleted_column")?,
+            estimated_rows: row.try_get("estimated_rows")?,
+            indexed: row.try_get::<Option<bool>, _>("indexed")?.unwrap_or(false),
+        })
+    };
+    rows.iter().map(listed).collect()
+}
+
+/// Makes every client fetch an entity anew. False where the table is no entity.
+pub async fn touch(connection: &mut PgConnection, table: &str) -> Result<bool, AdminError> {
+    let call = format!("select highwater.touch({}::regclass)", literal(table)?);
+    answer(locks::patiently(connection, table, None, call).await?)
+}
+
+/// Makes a restored or copied database a source that can be served: every row is stamped anew, and
+/// every client begins anew. With `new_id` it is another source to all clients.
+pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<(), AdminError> {
+    let call = format!("select highwater.rebase({new_id})");
+    locks::patiently(connection, "a table", None, call).await?;
+    let mut transaction = connection.begin().await?;
+    let tables = entity::tables(&mut transaction).await?;
+    transaction.rollback().await?;
+    for table in tables {
+        indexes::build(connection, &table.table, table.number, "xid", None).await?;
+    }
+    Ok(())
+}
+
+/// What a function of the schema has answered.
+fn answer<T>(row: Option<PgRow>) -> Result<T, AdminError>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
+    let row = row.ok_or(AdminError::Postgres(sqlx::Error::RowNotFound))?;
+    Ok(row.try_get(0)?)
+}
