@@ -19,6 +19,7 @@ use crate::entity::Entity;
 use crate::limit::PageBounds;
 use crate::node::Node;
 use crate::samples::Samples;
+use crate::unprepared;
 
 /// What is to be compared.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
         page.let_go().await?;
         return Err(lags());
     }
-    let probe = sqlx::query(AssertSqlSafe(sql::probe()))
+    let probe = unprepared::query(AssertSqlSafe(sql::probe()))
         .fetch_one(page.connection.get()?)
         .await?;
     let encoding: String = probe.try_get("encoding")?;
