@@ -10,6 +10,7 @@
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
+//! - [`Terminal`]: a terminal, for what programs show to people only.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
@@ -52,6 +53,7 @@ pub mod process;
 pub mod programs;
 mod proxy;
 mod server;
+mod terminal;
 
 pub use cluster::{Cluster, Profile, free_port};
 pub use conditions::{caught_up, seed, until};
@@ -62,6 +64,7 @@ pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
 pub use proxy::{Fault, Proxy};
 pub use server::{Server, shared_server};
+pub use terminal::Terminal;
 
 /// A result whose error is told to a person.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

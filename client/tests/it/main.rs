@@ -14,4 +14,5 @@ mod refused;
 mod resets;
 mod resyncs;
 mod server;
+mod status;
 mod tokens;
