@@ -10,6 +10,7 @@ mod endless;
 mod hostile;
 mod place;
 mod program;
+mod progress;
 mod refused;
 mod resets;
 mod resyncs;
