@@ -18,6 +18,7 @@ mod midway;
 mod names;
 mod oracle;
 mod partitions;
+mod python;
 mod random;
 mod rig;
 mod scaling;
