@@ -42,9 +42,13 @@ Under systemd it says when the store is up to date for the first time (Type=noti
 
 A client may write to the store meanwhile. The seed holds rows and cursors, nothing else of this device.")]
     Seed(SeedOptions),
-    /// Show how each entity of the store stands.
-    #[command(after_help = "Example:
-  highwater status --store shop.db --json")]
+    /// Show how each entity of the store stands, also while `run` keeps it up to date.
+    #[command(after_help = "Examples:
+  highwater status --store shop.db
+  highwater status --store shop.db --watch 5s
+  highwater status --store shop.db --json
+
+It reads and never writes. Colours show on a terminal only, and not where NO_COLOR is set.")]
     Status(StatusOptions),
     /// Compare the store with the source, row by row, while both are in use.
     #[command(after_help = "Examples:
@@ -161,6 +165,10 @@ pub(crate) struct StatusOptions {
     /// Print it as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Look again at this interval, 2s when none is given, and draw it anew in its place, until Ctrl-C.
+    /// Where the output is no terminal, each look is printed below the last.
+    #[arg(long, value_name = "INTERVAL", value_parser = interval, num_args = 0..=1, default_missing_value = "2s")]
+    pub(crate) watch: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -218,6 +226,21 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_status_is_watched_at_an_interval_of_ones_own_or_at_that_of_the_program() {
+        let watch = |more: &[&str]| {
+            let words = ["highwater", "status", "--store", "shop.db"];
+            match Cli::try_parse_from(words.iter().chain(more)).unwrap().command {
+                Command::Status(options) => options.watch,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(watch(&[]), None);
+        assert_eq!(watch(&["--watch"]), Some(Duration::from_secs(2)));
+        assert_eq!(watch(&["--watch", "--json"]), Some(Duration::from_secs(2)));
+        assert_eq!(watch(&["--watch", "500ms"]), Some(Duration::from_millis(500)));
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             Command::Pull(options) => commands::pull::run(options).await,
             Command::Run(options) => commands::run::run(options).await,
             Command::Seed(options) => commands::seed::run(&options),
-            Command::Status(options) => commands::status::run(&options),
+            Command::Status(options) => commands::status::run(&options).await,
             Command::Reset(options) => commands::reset::run(&options),
             Command::Verify(options) => match commands::verify::run(options).await {
                 Ok(true) => Ok(()),

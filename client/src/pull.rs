@@ -138,6 +138,13 @@ pub(crate) enum Writing {
 pub enum Event<'a> {
     /// Something arrived.
     Progress(Progress),
+    /// Something of a seed arrived.
+    SeedDownload {
+        /// Bytes that are there, those of an earlier attempt included.
+        bytes: u64,
+        /// Bytes that there will be, where that is known.
+        bytes_total: Option<u64>,
+    },
     /// A page was applied and committed.
     Applied(&'a PageApplied),
     /// An attempt failed, and is made again after `delay`.

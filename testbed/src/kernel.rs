@@ -9,10 +9,12 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::ptr;
 
 /// Whether this process is root, which Postgres refuses to be.
 pub(crate) fn is_root() -> bool {
@@ -49,6 +51,28 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
         reason = "the widths differ by platform"
     )]
     Ok((answer.f_bavail as u64).saturating_mul(answer.f_frsize as u64))
+}
+
+/// A new terminal of a size, as its two ends: what is written to the second is read from the first.
+pub(crate) fn open_terminal(lines: u16, columns: u16) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut size = libc::winsize {
+        ws_row: lines,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let (mut ours, mut theirs) = (-1, -1);
+    // SAFETY: the numbers and the size are ours to be read and written, and null says that nothing
+    // is asked of the name and the settings. Both ends are new, and nobody else's.
+    let (ours, theirs) = unsafe {
+        let (name, settings) = (ptr::null_mut(), ptr::null_mut());
+        if libc::openpty(&raw mut ours, &raw mut theirs, name, settings, &raw mut size) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    };
+    // A clone is not passed on to every child that is spawned meanwhile, as these two are.
+    Ok((ours.try_clone()?, theirs.try_clone()?))
 }
 
 /// How many files a process of ours may have open, where it asks for as many as it may have.

