@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::rig::{assert_equal, client, migrate, output};
 use crate::serving::Server;
+use crate::verify::assert_verified;
 use crate::writers::{self, TABLES, Writers};
 
 const SECONDS: &str = "HIGHWATER_CHAOS_SECONDS";
@@ -278,8 +279,8 @@ async fn pause(random: &mut StdRng, milliseconds: std::ops::Range<u64>) {
     tokio::time::sleep(Duration::from_millis(random.random_range(milliseconds))).await;
 }
 
-/// The last pull, without faults, and what the store is then.
-async fn ends_equal(pool: &PgPool, pull: Command, store: &Path, what: &str) {
+/// The last pull, without faults, and what the store is then, to us and to `verify`.
+async fn ends_equal(pool: &PgPool, course: &Course, pull: Command, store: &Path, what: &str) {
     let pulled = output(pull).await;
     assert!(
         pulled.status.success(),
@@ -292,6 +293,7 @@ async fn ends_equal(pool: &PgPool, pull: Command, store: &Path, what: &str) {
         .query_row("pragma integrity_check", [], |row| row.get(0))
         .unwrap();
     assert_eq!(faults, "ok", "{what}");
+    assert_verified(&course.url, store, &["--deep"], what).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -346,7 +348,14 @@ async fn whatever_fails_every_store_equals_the_source_in_the_end() {
     for name in ["whole.db", "sevens.db", "killed.db", "live.db"] {
         let mut pull = course.pull(&store(name), &[]);
         pull.stderr(Stdio::piped());
-        ends_equal(&pool, pull, &store(name), &format!("{name}, seed {seed}")).await;
+        ends_equal(
+            &pool,
+            &course,
+            pull,
+            &store(name),
+            &format!("{name}, seed {seed}"),
+        )
+        .await;
     }
     if let Some(disk) = disk {
         let pulled = output(disk.command(&course.pull(&on(&disk), &[]))).await;
@@ -355,6 +364,13 @@ async fn whatever_fails_every_store_equals_the_source_in_the_end() {
         disk.shell(&format!("cp store.db* '{}'", folder.path().display()))
             .unwrap();
         let pull = course.pull(&store("store.db"), &[]);
-        ends_equal(&pool, pull, &store("store.db"), &format!("a disk, seed {seed}")).await;
+        ends_equal(
+            &pool,
+            &course,
+            pull,
+            &store("store.db"),
+            &format!("a disk, seed {seed}"),
+        )
+        .await;
     }
 }
