@@ -17,3 +17,4 @@ mod resyncs;
 mod server;
 mod status;
 mod tokens;
+mod unit;
