@@ -33,6 +33,8 @@ fn main() -> ExitCode {
             Command::Seed(options) => commands::seed::run(&options),
             Command::Status(options) => commands::status::run(&options).await,
             Command::Reset(options) => commands::reset::run(&options),
+            Command::Completions { shell } => commands::package::completions(shell),
+            Command::Man { folder } => commands::package::man(&folder),
         }
     });
     match outcome {

@@ -7,7 +7,7 @@ use highwater_server::admin::{self, EnableOptions, ListedEntity};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::{Cli, Command, Database, Enable};
-use crate::{callers, serving};
+use crate::{callers, package, serving};
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
@@ -59,6 +59,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             say("the database can be served; every client will fetch everything anew")
         }
         Command::Key(command) => callers::key(command),
+        Command::Completions { shell } => package::completions(shell),
+        Command::Man { folder } => package::man(&folder),
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
             if json {
@@ -94,7 +96,7 @@ async fn connect(database: &Database) -> anyhow::Result<PgConnection> {
         .context("cannot connect to the database")
 }
 
-fn say(text: &str) -> anyhow::Result<()> {
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => bail!(error),
         _ => Ok(()),

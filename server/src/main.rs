@@ -3,6 +3,7 @@
 mod callers;
 mod cli;
 mod commands;
+mod package;
 mod serving;
 mod transport;
 

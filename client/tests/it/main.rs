@@ -8,6 +8,7 @@ mod encodings;
 #[cfg(target_os = "linux")]
 mod endless;
 mod hostile;
+mod package;
 mod place;
 mod program;
 mod progress;

@@ -22,6 +22,7 @@ mod issuer;
 mod limits;
 mod live;
 mod overload;
+mod package;
 mod problems;
 mod program;
 mod retention;
