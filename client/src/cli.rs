@@ -65,6 +65,21 @@ meanwhile, unless rows are to be repaired.")]
   highwater reset --store shop.db
   highwater reset --store shop.db --entity product")]
     Reset(ResetOptions),
+    /// Write completions for a shell to standard output.
+    #[command(after_help = "Examples:
+  highwater completions bash > /usr/share/bash-completion/completions/highwater
+  highwater completions zsh > /usr/share/zsh/site-functions/_highwater
+  highwater completions fish > ~/.config/fish/completions/highwater.fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each command, into a folder such as /usr/share/man/man1. For packagers.
+    #[command(hide = true)]
+    Man {
+        /// The folder, made when it is missing.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

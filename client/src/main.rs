@@ -40,6 +40,8 @@ fn main() -> ExitCode {
                 Ok(false) => return Ok(ExitCode::from(EXIT_DIFFERENT)),
                 Err(error) => Err(error),
             },
+            Command::Completions { shell } => commands::package::completions(shell),
+            Command::Man { folder } => commands::package::man(&folder),
         }
         .map(|()| ExitCode::SUCCESS)
     });

@@ -6,6 +6,7 @@
 )]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,6 +182,20 @@ It changes nothing. Exit 0 where nothing serious was found, 1 where something wa
         /// Write JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Writes completions for a shell to standard output
+    #[command(after_help = "Examples:
+  highwater-server completions bash > /usr/share/bash-completion/completions/highwater-server
+  highwater-server completions zsh > /usr/share/zsh/site-functions/_highwater-server")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual, a page for each command, into a folder such as /usr/share/man/man1; for packagers
+    #[command(hide = true)]
+    Man {
+        /// The folder, made when it is missing
+        folder: PathBuf,
     },
 }
 

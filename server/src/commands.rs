@@ -10,7 +10,7 @@ use highwater_server::pooler;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::{Cli, Command, Database, Enable};
-use crate::{callers, serving};
+use crate::{callers, package, serving};
 
 /// Runs a command, and tells how the program is to end.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -82,6 +82,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return doctor(&database, &options, json).await;
         }
         Command::Key(command) => callers::key(command),
+        Command::Completions { shell } => package::completions(shell),
+        Command::Man { folder } => package::man(&folder),
         Command::Entities { database, json } => {
             let entities = admin::entities(&mut connect(&database).await?).await?;
             if json {
@@ -139,7 +141,7 @@ async fn connect(database: &Database) -> anyhow::Result<PgConnection> {
         .context("cannot connect to the database")
 }
 
-fn say(text: &str) -> anyhow::Result<()> {
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => bail!(error),
         _ => Ok(()),

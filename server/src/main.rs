@@ -4,6 +4,7 @@ mod callers;
 mod cli;
 mod commands;
 mod limits;
+mod package;
 mod serving;
 mod transport;
 

@@ -1,5 +1,6 @@
 //! The commands, and what those share that reach the server.
 
+pub(crate) mod package;
 pub(crate) mod pull;
 pub(crate) mod reset;
 pub(crate) mod run;

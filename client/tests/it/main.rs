@@ -8,6 +8,7 @@ mod encodings;
 #[cfg(target_os = "linux")]
 mod endless;
 mod hostile;
+mod package;
 mod place;
 mod program;
 mod progress;
@@ -17,5 +18,6 @@ mod resyncs;
 mod server;
 mod status;
 mod tokens;
+mod unit;
 #[cfg(target_os = "linux")]
 mod whole;

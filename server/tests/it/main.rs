@@ -31,6 +31,7 @@ mod metrics;
 mod openapi;
 mod overload;
 mod pacing;
+mod package;
 mod planning;
 mod pooler;
 mod problems;
