@@ -66,7 +66,11 @@ async fn run(stage: &Stage) -> Result<Outcome> {
             highwater::touch(stage, &database, table).await?;
             let pulled = highwater::pulled(stage, &server.url, &store).await?;
             let came = pulled.rows + pulled.deleted;
-            ensure!(came < rows / 100, "{came} rows came of {rows}");
+            // Few rows come as a whole.
+            ensure!(
+                stage.sizes.quick || came < rows / 100,
+                "{came} rows came of {rows}"
+            );
             taken(pulled)
         }
         Who::FirstPull => {
@@ -95,7 +99,12 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     ] {
         let of = format!("{rows} rows, {what}");
         let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
-        let size = Line::pair(of, Unit::Kibibytes, bytes(who), bytes(Who::FirstPull));
+        let size = Line::pair(
+            format!("{of}: bytes"),
+            Unit::Kibibytes,
+            bytes(who),
+            bytes(Who::FirstPull),
+        );
         lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
     }
     Ok(Outcome {
