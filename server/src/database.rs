@@ -86,7 +86,10 @@ impl Moment {
             LogEnd::Primary { .. } => covers,
             // A standby lists subtransactions as in flight, which a primary's snapshot passes over. The
             // position tells all the same; only where replay stands at the very position it does not.
-            LogEnd::Standby { replayed } => replayed > cursor.wal || covers,
+            LogEnd::Standby { replayed } if replayed > cursor.wal => true,
+            // In the middle of a pull it is not enough to have what was seen: an earlier page may have been
+            // read later than that, and has left out what had changed by then.
+            LogEnd::Standby { replayed } => covers && (cursor.pull.is_none() || replayed == cursor.wal),
         }
     }
 
@@ -382,6 +385,58 @@ const SETTINGS: &str = "
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::{Position, Pull, Seen, Step};
+    use highwater_shared::Timestamp;
+
+    /// A page that was read later than its target has left out what had changed by then. A node that has
+    /// the target and not that would end the pull without it.
+    #[test]
+    fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_read_at() {
+        let snapshot = |text: &str| text.parse::<Snapshot>().unwrap();
+        let source = Source {
+            system_identifier: 1,
+            database_oid: 2,
+            own_id: Uuid::nil(),
+            timeline: 1,
+        };
+        let standby = |replayed| Moment {
+            source,
+            snapshot: snapshot("20:20:"),
+            log: LogEnd::Standby {
+                replayed: Lsn(replayed),
+            },
+            moved: false,
+            taken: Instant::now(),
+        };
+        let settled = Cursor {
+            source,
+            scope: 0,
+            wal: Lsn(100),
+            seen: Seen::Snapshot(snapshot("10:10:")),
+            covered: Vec::new(),
+            last_sync_date: Timestamp::EPOCH,
+            newest: Timestamp::EPOCH,
+            pull: None,
+        };
+        let midway = Cursor {
+            pull: Some(Pull {
+                target: snapshot("15:15:"),
+                pulled: Vec::new(),
+                position: Position {
+                    entity: 1,
+                    step: Step::Rows,
+                    scope: 0,
+                    after: None,
+                },
+            }),
+            ..settled.clone()
+        };
+        for (replayed, has_settled, has_midway) in [(99, true, false), (100, true, true), (101, true, true)] {
+            let moment = standby(replayed);
+            assert_eq!(moment.has(&settled), has_settled, "{replayed}");
+            assert_eq!(moment.has(&midway), has_midway, "{replayed}");
+        }
+    }
 
     #[test]
     fn a_history_file_says_where_a_timeline_ended() {
