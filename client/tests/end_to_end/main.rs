@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod browser;
 mod chaos;
 mod exact;
 #[cfg(target_os = "linux")]
