@@ -46,6 +46,8 @@ async fn a_first_pull_shows_rows_rate_bytes_and_the_time_left() {
     .await;
     let mut terminal = Terminal::start(pull(&store, &server), 24, 100).unwrap();
     let drawing = tokio::task::spawn_blocking(move || {
+        // It may be drawn while the page is still being written.
+        terminal.wait_for(0, "400 of about 4,000 rows").unwrap();
         let shown = terminal.wait_for(0, "left").unwrap();
         (terminal, shown)
     });
