@@ -113,16 +113,22 @@ async fn random_tables_arrive_value_for_value_in_both_forms() {
         }
     }
     let (_, first) = &pulls[0];
-    for Table { name, columns, .. } in &tables {
-        spoil_each(&rig, &first.store, name, columns).await;
+    let mut spoilt = 0;
+    for table in &tables {
+        spoilt += spoil_each(&rig, &first.store, table).await;
     }
+    assert!(spoilt > 0, "seed {seed}: no rows left to spoil in any table");
     for (by, both) in pulls {
         assert_eq!(both.json.resets, 0, "seed {seed}, by {by}: something began anew");
     }
 }
 
-/// Whatever value is changed in the store, it is found, and repaired.
-async fn spoil_each(rig: &Rig, store: &Path, table: &str, columns: &[Column]) {
+/// Whatever value is changed in the store, it is found, and repaired. Returns the columns of which
+/// a value was changed; none where the changes left no rows.
+async fn spoil_each(rig: &Rig, store: &Path, table: &Table) -> usize {
+    let Table {
+        name: table, columns, ..
+    } = table;
     let mut spoilt = 0;
     for column in columns {
         if !spoil(store, table, &column.name) {
@@ -134,7 +140,12 @@ async fn spoil_each(rig: &Rig, store: &Path, table: &str, columns: &[Column]) {
         let (code, told) = verify(&rig.url(), store, &["--deep", "--repair", "--entity", table]).await;
         assert_eq!(code, 0, "{table}.{}: {told}", column.name);
     }
-    assert!(spoilt > 0, "nothing to spoil in {table}");
+    let rows: i64 = rusqlite::Connection::open(store)
+        .unwrap()
+        .query_row(&format!("select count(*) from \"{table}\""), [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(spoilt > 0, rows > 0, "{table} has {rows} rows");
+    spoilt
 }
 
 impl Table {
