@@ -307,6 +307,12 @@ impl Error {
         }
     }
 
+    /// How long to wait before the next attempt: as long as the server asks, up to a bound, and the jittered
+    /// delay on top of it, so that a fleet does not return in one moment.
+    pub(crate) fn delay(&self, jittered: Duration, retry_after_max: Duration) -> Duration {
+        jittered + self.retry_after().unwrap_or_default().min(retry_after_max)
+    }
+
     /// Whether there was no room on the disk, or too little.
     pub(crate) fn is_full(&self) -> bool {
         match self {

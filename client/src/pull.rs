@@ -366,12 +366,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         let Some(delay) = delays.next() else {
             return Err(error);
         };
-        let asked = error
-            .retry_after()
-            .unwrap_or_default()
-            .min(Duration::from_secs(RETRY_AFTER_SECONDS_MAX));
-        // The jittered delay comes on top, so that a fleet does not return in one moment.
-        let delay = asked + delay;
+        let delay = error.delay(delay, Duration::from_secs(RETRY_AFTER_SECONDS_MAX));
         course.report.retries += 1;
         (self.observer)(Event::Retrying { error: &error, delay });
         self.pause(delay).await

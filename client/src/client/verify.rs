@@ -16,7 +16,7 @@ use crate::pull::{Event, Writing};
 use crate::remote::HttpRemote;
 use crate::store::Standing;
 use crate::sync_helper::Cursor;
-use crate::verify::{Depth, EntityVerified, Verification, VerifyReport, mend};
+use crate::verify::{Depth, EntityVerified, RETRY_AFTER_MAX, Verification, VerifyReport, mend};
 
 impl ClientBuilder {
     /// As [`Client::verify`], for the store at `path`, which another process may write to meanwhile.
@@ -179,6 +179,7 @@ impl Client {
                     let Some(delay) = delays.next() else {
                         return Err(error);
                     };
+                    let delay = error.delay(delay, RETRY_AFTER_MAX);
                     (self.observer)(Event::Retrying { error: &error, delay });
                     tokio::time::sleep(delay).await;
                 }

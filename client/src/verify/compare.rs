@@ -41,7 +41,7 @@ const IN_DIFFERING_PERCENT_MAX: u64 = 90;
 const DIFFERENT_PERCENT_MAX: u64 = 30;
 
 /// The longest wait that a server's `Retry-After` is followed for.
-const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// Told what happens.
 pub(crate) type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
@@ -285,7 +285,7 @@ impl Verification<'_> {
             let Some(delay) = delays.next() else {
                 return Err(error);
             };
-            let delay = delay + error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
+            let delay = error.delay(delay, RETRY_AFTER_MAX);
             (self.observer)(Event::Retrying { error: &error, delay });
             tokio::time::sleep(delay).await;
         }

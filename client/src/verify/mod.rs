@@ -12,6 +12,6 @@ mod parts;
 mod question;
 mod received;
 
-pub(crate) use self::compare::{Observer, Verification};
+pub(crate) use self::compare::{Observer, RETRY_AFTER_MAX, Verification};
 pub use self::found::{Depth, EntityVerified, RowKey, VerifyReport};
 pub(crate) use self::mend::mend;
