@@ -8,8 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::{Result, cache};
 
@@ -19,17 +20,77 @@ const DEPTH_MAX: u32 = 4;
 /// How long one answer of the archive may take. Without a network this is what its absence costs.
 const ANSWER_TIME_MAX: &str = "Acquire::http::Timeout=15";
 
-/// A program that was fetched.
+/// In most users' `PATH` there is no folder for the administrator's programs.
+const FURTHER_FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+
+/// A program that some tests need, and are left out without.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The packages that have had it, from the newest releases to older ones.
+    pub(crate) packages: &'static [&'static str],
+    /// Where a package has it.
+    pub(crate) path: &'static str,
+    /// The variable that has these tests fail where it cannot be had.
+    pub(crate) variable: &'static str,
+    /// What to do where there is none.
+    pub(crate) advice: &'static str,
+    /// What came of the search, for the whole process: without a network it takes a while to fail.
+    pub(crate) found: OnceLock<Result<Program, String>>,
+}
+
+/// A program that was installed or fetched.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
-    pub(crate) path: PathBuf,
+    path: PathBuf,
     /// Folders of libraries that the system does not have, as `LD_LIBRARY_PATH` takes them.
-    pub(crate) libraries: Option<OsString>,
+    libraries: Option<OsString>,
+}
+
+impl Wanted {
+    /// The installed program, or else one that is fetched. `None` where neither can be had, and nothing demands
+    /// it.
+    pub(crate) fn find(&self) -> Result<Option<Program>> {
+        let found = self.found.get_or_init(|| match self.installed() {
+            Some(path) => Ok(Program {
+                path,
+                libraries: None,
+            }),
+            None => fetch(self.packages, self.path).map_err(|error| format!("{error:#}")),
+        });
+        match found {
+            Ok(program) => Ok(Some(program.clone())),
+            Err(error) if env::var(self.variable).is_ok_and(|value| value == "1") => {
+                Err(anyhow!("{error}").context(self.advice))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn installed(&self) -> Option<PathBuf> {
+        let name = Path::new(self.path).file_name()?;
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path)
+            .chain(FURTHER_FOLDERS.map(PathBuf::from))
+            .map(|folder| folder.join(name))
+            .find(|path| path.is_file())
+    }
+}
+
+impl Program {
+    /// Runs it, with nothing of our environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        let libraries = self.libraries.iter();
+        command
+            .env_clear()
+            .envs(libraries.map(|folders| ("LD_LIBRARY_PATH", folders)));
+        command
+    }
 }
 
 /// The program that a package has at `path`, fetched first where it is not in the cache. It is taken
 /// from the first of the packages that has it: which one that is differs by release.
-pub(crate) fn fetch(packages: &[&str], path: &str) -> Result<Program> {
+fn fetch(packages: &[&str], path: &str) -> Result<Program> {
     let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
     // What is fetched fits this release and no other; the home folder may outlive it.
     let name = format!("{name}-{}-{}", release()?, env::consts::ARCH);

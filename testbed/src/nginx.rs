@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::cluster::{Profile, free_port};
-use crate::debian::{self, Program};
+use crate::debian::{Program, Wanted};
 use crate::folder::{Account, Folder};
 use crate::process::{self, POLL, Signal};
 use crate::{Result, kernel};
@@ -20,18 +20,14 @@ use crate::{Result, kernel};
 /// The configuration in `deploy/`.
 pub const NGINX_CONF: &str = include_str!("../../deploy/nginx.conf");
 
-/// The variable that has tests which need an nginx fail where none can be had.
-const VARIABLE: &str = "HIGHWATER_TESTBED_NGINX";
-
-/// What to say where there is no nginx and none could be fetched.
-const ADVICE: &str = "no nginx was found. Install one (Debian and Ubuntu: apt-get install nginx; \
-     Fedora: dnf install nginx; macOS: brew install nginx); fetching one with apt-get failed too";
-
-/// The packages that have had the program, from the newest releases to older ones.
-const PACKAGES: &[&str] = &["nginx", "nginx-light", "nginx-core"];
-
-/// In most users' `PATH` there is no folder for the administrator's programs.
-const FURTHER_FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+static PROGRAM: Wanted = Wanted {
+    packages: &["nginx", "nginx-light", "nginx-core"],
+    path: "usr/sbin/nginx",
+    variable: "HIGHWATER_TESTBED_NGINX",
+    advice: "no nginx was found. Install one (Debian and Ubuntu: apt-get install nginx; \
+             Fedora: dnf install nginx; macOS: brew install nginx); fetching one with apt-get failed too",
+    found: OnceLock::new(),
+};
 
 const START_SECONDS_MAX: u64 = 30;
 const STOP_SECONDS_MAX: u64 = 30;
@@ -62,10 +58,8 @@ impl Nginx {
     /// `None` where there is no nginx and none can be fetched: the test is then left out, and is to
     /// say so.
     pub fn start(conf: &str, upstreams: &[SocketAddr]) -> Result<Option<Self>> {
-        let program = match find() {
-            Ok(program) => program,
-            Err(error) if std::env::var(VARIABLE).is_ok_and(|value| value == "1") => return Err(error),
-            Err(_) => return Ok(None),
+        let Some(program) = PROGRAM.find()? else {
+            return Ok(None);
         };
         let account = Account::unprivileged()?;
         let mut nginx = Self {
@@ -186,13 +180,7 @@ impl Nginx {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program.path);
-        command.env_clear().envs(
-            self.program
-                .libraries
-                .iter()
-                .map(|folders| ("LD_LIBRARY_PATH", folders)),
-        );
+        let mut command = self.program.command();
         command.arg("-p").arg(self.folder()).arg("-c").arg(self.conf());
         if let Some(account) = self.account {
             account.run(&mut command);
@@ -258,27 +246,6 @@ fn read(path: &Path) -> Result<String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         bytes => Ok(String::from_utf8_lossy(&bytes?).into_owned()),
     }
-}
-
-/// Finds an installed nginx, or else fetches one. What came of it holds for the whole process: without
-/// a network it takes a while to fail.
-fn find() -> Result<Program> {
-    static FOUND: OnceLock<Result<Program, String>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let installed = std::env::split_paths(&path)
-            .chain(FURTHER_FOLDERS.map(PathBuf::from))
-            .map(|folder| folder.join("nginx"))
-            .find(|path| path.is_file());
-        match installed {
-            Some(path) => Ok(Program {
-                path,
-                libraries: None,
-            }),
-            None => debian::fetch(PACKAGES, "usr/sbin/nginx").map_err(|error| format!("{error:#}")),
-        }
-    });
-    found.clone().map_err(|error| anyhow!("{error}").context(ADVICE))
 }
 
 /// The children of a process.

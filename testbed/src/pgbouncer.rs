@@ -3,28 +3,26 @@
 use std::fs::{self, File};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 
 use crate::cluster::{Profile, free_port};
-use crate::debian::{self, Program};
+use crate::debian::Wanted;
 use crate::folder::{Account, Folder};
 use crate::process::{self, POLL, Signal};
 use crate::{Cluster, Result};
 
-/// The variable that has tests which need a PgBouncer fail where none can be had.
-const VARIABLE: &str = "HIGHWATER_TESTBED_PGBOUNCER";
-
-/// The packages that have the program.
-const PACKAGES: &[&str] = &["pgbouncer"];
-
-/// In most users' `PATH` there is no folder for the administrator's programs.
-const FURTHER_FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+static PROGRAM: Wanted = Wanted {
+    packages: &["pgbouncer"],
+    path: "usr/sbin/pgbouncer",
+    variable: "HIGHWATER_TESTBED_PGBOUNCER",
+    advice: "no pgbouncer was found. Install one (Debian and Ubuntu: apt-get install pgbouncer)",
+    found: OnceLock::new(),
+};
 
 const START_SECONDS_MAX: u64 = 30;
 
@@ -44,10 +42,8 @@ impl PgBouncer {
     ///
     /// `None` where there is no PgBouncer and none can be fetched: the test is then left out, and is to say so.
     pub fn start(cluster: &Cluster, pool_mode: &str, connections: u32) -> Result<Option<Self>> {
-        let program = match find() {
-            Ok(program) => program,
-            Err(error) if std::env::var(VARIABLE).is_ok_and(|value| value == "1") => return Err(error),
-            Err(_) => return Ok(None),
+        let Some(program) = PROGRAM.find()? else {
+            return Ok(None);
         };
         // It does not run as root.
         let account = Account::unprivileged()?;
@@ -62,11 +58,7 @@ impl PgBouncer {
         );
         fs::write(&configuration, text).context("cannot write the configuration")?;
         let log = File::create(folder.path().join("log"))?;
-        let mut command = Command::new(&program.path);
-        let libraries = program.libraries.iter();
-        command
-            .env_clear()
-            .envs(libraries.map(|folders| ("LD_LIBRARY_PATH", folders)));
+        let mut command = program.command();
         if let Some(account) = account {
             account.run(&mut command);
         }
@@ -114,26 +106,4 @@ impl Drop for PgBouncer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Finds an installed PgBouncer, or else fetches one. What came of it holds for the whole process: without a
-/// network it takes a while to fail.
-fn find() -> Result<Program> {
-    static FOUND: OnceLock<Result<Program, String>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let installed = std::env::split_paths(&path)
-            .chain(FURTHER_FOLDERS.map(PathBuf::from))
-            .map(|folder| folder.join("pgbouncer"))
-            .find(|path| path.is_file());
-        match installed {
-            Some(path) => Ok(Program {
-                path,
-                libraries: None,
-            }),
-            None => debian::fetch(PACKAGES, "usr/sbin/pgbouncer").map_err(|error| format!("{error:#}")),
-        }
-    });
-    let advice = "no pgbouncer was found. Install one (Debian and Ubuntu: apt-get install pgbouncer)";
-    found.clone().map_err(|error| anyhow!("{error}").context(advice))
 }
