@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::admin;
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
-use highwater_server::{ServeOptions, admin};
 use highwater_shared::EntityName;
 use highwater_testbed::process::Signal;
 use highwater_testbed::{Fault, Process, Proxy, has_language};
@@ -204,15 +204,7 @@ async fn what_a_caller_may_no_longer_see_goes_and_the_rest_begins_anew() {
         auth::add_key(&file, &NewKey { grant, expires: None }).unwrap()
     };
     let (all, some) = (key(&NAMES), key(&["line", "nothing"]));
-    let options = AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    };
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let url = format!("http://{}", rig.serve_with(options).await);
+    let url = rig.serve_keys(&file).await;
     let store = rig.store("python.db");
     let stranger = output(client(&url, &store)).await;
     assert_eq!(stranger.status.code(), Some(1));

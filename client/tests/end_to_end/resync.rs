@@ -3,12 +3,11 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
 use serde_json::{Value, json};
@@ -243,15 +242,7 @@ async fn rows_of_a_scope_that_was_taken_away_leave_and_no_others_come() {
         };
         keys.push(auth::add_key(&file, &NewKey { grant, expires: None }).unwrap());
     }
-    let options = AuthOptions {
-        api_keys: Some(file.clone()),
-        tokens: None,
-    };
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let url = format!("http://{}", rig.serve_with(options).await);
+    let url = rig.serve_keys(&file).await;
     let (store, token) = (rig.store("till.db"), rig.folder.path().join("token"));
     let mut told = Vec::new();
     for key in [&keys[0], &keys[1], &keys[0]] {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
+use highwater_server::auth::{AuthOptions, Authenticator};
 use highwater_testbed::Database;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tempfile::TempDir;
@@ -94,6 +96,25 @@ impl Rig {
             self.shutdown.clone(),
         ));
         address
+    }
+
+    /// Another server on the same database, which asks its callers who they are. Returns its URL.
+    pub(crate) async fn serve_asking(&self, callers: AuthOptions) -> String {
+        let authenticator = Authenticator::open(callers).await.unwrap();
+        let options = ServeOptions {
+            authenticator: Some(Arc::new(authenticator)),
+            ..ServeOptions::default()
+        };
+        format!("http://{}", self.serve_with(options).await)
+    }
+
+    /// The same, with the API keys of a file.
+    pub(crate) async fn serve_keys(&self, file: &Path) -> String {
+        self.serve_asking(AuthOptions {
+            api_keys: Some(file.to_owned()),
+            tokens: None,
+        })
+        .await
     }
 
     /// A path for a store.

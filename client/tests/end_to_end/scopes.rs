@@ -4,9 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::EnableOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_shared::EntityName;
 
@@ -60,15 +59,7 @@ async fn rows_that_a_device_may_no_longer_see_leave_its_store() {
         };
         keys.push(auth::add_key(&file, &new).unwrap());
     }
-    let options = AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    };
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let url = format!("http://{}", rig.serve_with(options).await);
+    let url = rig.serve_keys(&file).await;
     let store = rig.store("till.db");
     let count = |query: &str| value(&store, query);
     let mut seen = Vec::new();

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::EnableOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
 use serde_json::json;
@@ -98,15 +97,7 @@ async fn a_tenant_hears_of_its_own_rows_alone() {
         scopes: [("tenant".to_owned(), ["1".to_owned(), "2".to_owned()].into())].into(),
     };
     let key = auth::add_key(&file, &NewKey { grant, expires: None }).unwrap();
-    let options = AuthOptions {
-        api_keys: Some(file.clone()),
-        tokens: None,
-    };
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let url = format!("http://{}", rig.serve_with(options).await);
+    let url = rig.serve_keys(&file).await;
     let token = rig.folder.path().join("token");
     std::fs::write(&token, key).unwrap();
     let token = token.to_str().unwrap();
