@@ -1,5 +1,8 @@
 //! One connection for one page: begun, read, and given back or closed.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -381,69 +384,3 @@ const SETTINGS: &str = "
     set local plan_cache_mode = force_generic_plan;
     set local jit = off;
     set local max_parallel_workers_per_gather = 0;";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cursor::{Position, Pull, Seen, Step};
-    use highwater_shared::Timestamp;
-
-    /// A page that was read later than its target has left out what had changed by then. A node that has
-    /// the target and not that would end the pull without it.
-    #[test]
-    fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_read_at() {
-        let snapshot = |text: &str| text.parse::<Snapshot>().unwrap();
-        let source = Source {
-            system_identifier: 1,
-            database_oid: 2,
-            own_id: Uuid::nil(),
-            timeline: 1,
-        };
-        let standby = |replayed| Moment {
-            source,
-            snapshot: snapshot("20:20:"),
-            log: LogEnd::Standby {
-                replayed: Lsn(replayed),
-            },
-            moved: false,
-            taken: Instant::now(),
-        };
-        let settled = Cursor {
-            source,
-            scope: 0,
-            wal: Lsn(100),
-            seen: Seen::Snapshot(snapshot("10:10:")),
-            covered: Vec::new(),
-            last_sync_date: Timestamp::EPOCH,
-            newest: Timestamp::EPOCH,
-            pull: None,
-        };
-        let midway = Cursor {
-            pull: Some(Pull {
-                target: snapshot("15:15:"),
-                pulled: Vec::new(),
-                position: Position {
-                    entity: 1,
-                    step: Step::Rows,
-                    scope: 0,
-                    after: None,
-                },
-            }),
-            ..settled.clone()
-        };
-        for (replayed, has_settled, has_midway) in [(99, true, false), (100, true, true), (101, true, true)] {
-            let moment = standby(replayed);
-            assert_eq!(moment.has(&settled), has_settled, "{replayed}");
-            assert_eq!(moment.has(&midway), has_midway, "{replayed}");
-        }
-    }
-
-    #[test]
-    fn a_history_file_says_where_a_timeline_ended() {
-        let history = "1\t0/3000148\tno recovery target specified\n\n2\tA/B\tother\n# 3\n";
-        assert_eq!(end_of_timeline(history, 1), Some(Lsn(0x0300_0148)));
-        assert_eq!(end_of_timeline(history, 2), Some(Lsn(0xA_0000_000B)));
-        assert_eq!(end_of_timeline(history, 3), None);
-        assert_eq!(end_of_timeline("nonsense", 1), None);
-    }
-}

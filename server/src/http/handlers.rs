@@ -57,7 +57,12 @@ pub(super) async fn changes(
         format,
     };
     let time_max = options.request_time_max.saturating_add(parameters.wait);
-    in_time(time_max, page(&shared, request, parameters.wait, turn, &terms)).await
+    // Boxed: thousands may wait here, and a future that is passed on takes its room twice.
+    in_time(
+        time_max,
+        Box::pin(page(&shared, request, parameters.wait, turn, &terms)),
+    )
+    .await
 }
 
 /// The answer to a request for a page, as far as it is there before the page is sent.
@@ -77,12 +82,12 @@ async fn page(
         wait,
         &mut turn,
         &shared.shutdown,
-    );
+    )
+    .await?;
     let media_type = match format {
         Format::Copy => COPY_MEDIA_TYPE,
         Format::Json => JSON_MEDIA_TYPE,
     };
-    let answer = answer.await?;
     let waited = Waited(turn.rested());
     let (body, is_empty, tag, origin) = match answer {
         Answer::Page(open) => {
