@@ -11,6 +11,7 @@ mod chaos;
 mod exact;
 #[cfg(target_os = "linux")]
 mod full_disk;
+mod golden;
 mod interruption;
 mod json;
 mod kinds;
