@@ -27,15 +27,19 @@ const QUICK_TIME: Duration = Duration::from_millis(300);
 /// Longer than a session of Postgres' keeps its numbers to itself, and than an idle server pauses
 /// between two looks.
 const STATISTICS_DELAY: Duration = Duration::from_millis(1500);
-/// What is answered with a constant text.
-const CONSTANT: &str = "/healthz";
-const HEADS: [&str; 2] = ["polls", CONSTANT];
+/// What is refused as soon as it is read: the same route beneath the same layers, and a constant text that is as
+/// long as the answer to a poll.
+const REFUSED: &str = "/changes?since=2026-13-45T10:00:00.123456789012345678Z";
+const HEADS: [&str; 2] = ["polls", "refused"];
+/// What differs at most between the lengths of both answers.
+const LENGTHS_RATIO_MAX: f64 = 1.2;
 
 pub(super) const BENCHMARK: Benchmark = Benchmark {
     name: "polls",
     measures: "polls with an up-to-date cursor that are not held, over 32 and 256 connections that are kept: how many \
                are answered, and what of it Postgres sees",
-    against: "`GET /healthz` of the same server, over as many connections: a constant text beneath the same layers",
+    against: "requests with a `since` that is no date, to the same server and route over as many connections: \
+              they are refused as soon as they are read, with a constant text that is as long",
     bar: "half of the rate; one look at the source at a time",
     run: |stage| Box::pin(run(stage)),
 };
@@ -43,7 +47,7 @@ pub(super) const BENCHMARK: Benchmark = Benchmark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Poll,
-    Constant,
+    Refused,
 }
 
 /// What one round brought.
@@ -63,18 +67,24 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     let path = pages::path(Some(&since), None);
     let mut caller = Caller::connect(&server.url).await?;
     let poll_bytes = caller.ask(&path).await?.body.len();
-    let constant_bytes = caller.ask(CONSTANT).await?.body.len();
+    let refused_bytes = caller.ask(REFUSED).await?.body.len();
+    let lengths = [poll_bytes, refused_bytes].map(|bytes| float(u64::try_from(bytes).unwrap_or(u64::MAX)));
+    let ratio = lengths[0] / lengths[1];
+    ensure!(
+        (1.0 / LENGTHS_RATIO_MAX..LENGTHS_RATIO_MAX).contains(&ratio),
+        "the answers differ in length too much to be compared: {poll_bytes} and {refused_bytes} bytes"
+    );
     // Once unmeasured, as elsewhere.
-    drive(&server, CONSTANT, FEW, QUICK_TIME).await?;
+    drive(&server, REFUSED, FEW, QUICK_TIME).await?;
     let time = if stage.sizes.quick { QUICK_TIME } else { TIME };
-    let who = [FEW, MANY].map(|connections| [(Who::Poll, connections), (Who::Constant, connections)]);
+    let who = [FEW, MANY].map(|connections| [(Who::Poll, connections), (Who::Refused, connections)]);
     let rounds = rounds(
         stage.sizes.pairs,
         who.as_flattened(),
         async |(who, connections), _| {
             let path = match who {
                 Who::Poll => path.as_str(),
-                Who::Constant => CONSTANT,
+                Who::Refused => REFUSED,
             };
             let work = drive(&server, path, connections, time);
             let ((requests, seconds), at_work) =
@@ -100,7 +110,7 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         )],
         lines,
         notes: vec![format!(
-            "A poll is answered with {poll_bytes} bytes, `{CONSTANT}` with {constant_bytes}; callers and server share \
+            "A poll is answered with {poll_bytes} bytes, `{REFUSED}` with {refused_bytes}; callers and server share \
              the machine's cores. A poll waits for a look that begins after it; with few connections all of them \
              wait most of the time. Looks are the server's connections that `pg_stat_activity` shows in a \
              transaction, transactions those of the whole database in `pg_stat_database`."
@@ -113,7 +123,7 @@ fn lines(rounds: &Rounds<(Who, usize), Answered>, transactions: u64) -> Vec<Line
         let per_second = |answered: &Answered| float(answered.requests) / answered.seconds;
         let of = |who| rounds.of((who, connections), per_second);
         let what = format!("{connections} connections");
-        Line::pair(what, Unit::RequestsPerSecond, of(Who::Poll), of(Who::Constant))
+        Line::pair(what, Unit::RequestsPerSecond, of(Who::Poll), of(Who::Refused))
             .with_bar(Bar::RatioLeast(RATIO_LEAST))
     };
     let both = |number: fn(&Answered) -> u64| {
@@ -139,6 +149,10 @@ fn lines(rounds: &Rounds<(Who, usize), Answered>, transactions: u64) -> Vec<Line
 
 /// Asks over all connections for a time, and returns how often and in how many seconds.
 async fn drive(server: &Server, path: &str, connections: usize, time: Duration) -> Result<(u64, f64)> {
+    let expected = match path {
+        REFUSED => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    };
     let mut callers = Vec::new();
     for _ in 0..connections {
         callers.push(Caller::connect(&server.url).await?);
@@ -151,11 +165,7 @@ async fn drive(server: &Server, path: &str, connections: usize, time: Duration) 
             let mut requests = 0;
             while began.elapsed() < time {
                 let answer = caller.ask(&path).await?;
-                ensure!(
-                    answer.status == StatusCode::OK,
-                    "the server answered {}",
-                    answer.status
-                );
+                ensure!(answer.status == expected, "the server answered {}", answer.status);
                 requests += 1;
             }
             Ok(requests)
