@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use highwater_shared::{EntityName, Trailer};
-use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
@@ -18,9 +18,13 @@ use crate::node::Node;
 use crate::samples;
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
+use crate::unprepared;
 
 /// How often a page is begun because tables were altered meanwhile.
 const ATTEMPTS_MAX: usize = 4;
+
+/// What is said where a cursor has seen more than this Postgres has, and nothing can be answered for that.
+pub(super) const LAGS: &str = "this Postgres lags behind what the cursor has seen; try again";
 
 /// A page whose transaction stands, and of which nothing has been sent.
 #[derive(Debug)]
@@ -183,13 +187,10 @@ async fn begin(
     node: &Node,
     request: &PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
-    let (seen, covered) = plan::seen(&request.since);
-    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
-    let asked = &request.entities;
-    let mut look = look_at(connection, node, asked, &seen, Some(&request.caller), goes_on).await?;
-    let evidence = evidence(connection, &request.since, &look.moment).await?;
-    if plan::check(&request.since, &look.moment, &evidence, &look.limits)? == Standing::Behind {
-        return behind(&request.since, &look.entities).map(Err);
+    let (since, asked) = (&request.since, &request.entities);
+    let (mut look, standing) = stand(connection, node, since, asked, &request.caller).await?;
+    if standing? == Standing::Behind {
+        return behind(since, &look.entities).map(Err);
     }
     if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
         if !request.entities.needed().is_empty() {
@@ -198,26 +199,24 @@ async fn begin(
         tracing::warn!(fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
-    let is_truncated = |number| {
-        let delta = look.delta.get(&number);
-        delta.is_some_and(|delta| delta.truncated)
-    };
-    let plan = plan::plan(
-        &request.since,
-        &look.entities,
-        &look.moment.snapshot,
-        is_truncated,
-    );
-    // What the target has not seen belongs to the next round.
-    let belongs = |xid: Xid| plan.fresh || plan.target.sees(xid);
-    for delta in look
-        .delta
-        .values_mut()
-        .flat_map(|delta| delta.scopes.values_mut())
-    {
-        delta.retain(belongs);
-    }
+    let plan = look.plan(since);
     Ok(Ok((look, plan)))
+}
+
+/// Begins the transaction, and tells what there is and how this Postgres stands to what the caller has.
+pub(super) async fn stand(
+    connection: &mut Connection,
+    node: &Node,
+    since: &Since,
+    asked: &Asked,
+    caller: &Caller,
+) -> Result<(Look, Result<Standing, ReadError>), ReadError> {
+    let (seen, covered) = plan::seen(since);
+    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
+    let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
+    let evidence = evidence(connection, since, &look.moment).await?;
+    let standing = plan::check(since, &look.moment, &evidence, &look.limits);
+    Ok((look, standing))
 }
 
 /// What a transaction finds: what was asked for, and what has changed in it.
@@ -226,11 +225,54 @@ pub(crate) struct Look {
     pub(crate) moment: Moment,
     /// By number.
     pub(crate) entities: Vec<Entity>,
-    delta: HashMap<i32, Delta>,
-    limits: Limits,
+    pub(super) delta: HashMap<i32, Delta>,
+    pub(super) limits: Limits,
 }
 
 impl Look {
+    /// Plans what a page sends of it, and leaves out of the delta what that page does not.
+    pub(super) fn plan(&mut self, since: &Since) -> Plan {
+        let plan = plan::plan(since, &self.entities, &self.moment.snapshot, |number| {
+            self.is_truncated(number)
+        });
+        // What the target has not seen belongs to the next round.
+        let belongs = |xid: Xid| plan.fresh || plan.target.sees(xid);
+        for delta in self.delta.values_mut() {
+            for delta in delta.scopes.values_mut() {
+                delta.retain(belongs);
+            }
+        }
+        plan
+    }
+
+    /// Looks at the same moment again, for a caller that has seen this. The transaction still stands.
+    pub(super) async fn again(
+        &mut self,
+        connection: &mut Connection,
+        seen: &Seen,
+    ) -> Result<(), sqlx::Error> {
+        let probed: Vec<(&Entity, Probed<'_>)> = self
+            .entities
+            .iter()
+            .map(|entity| (entity, Probed::Within(self.limits.of(entity.covered.number))))
+            .collect();
+        let probe = probe::probe(&probed, seen);
+        let mut query = unprepared::query(AssertSqlSafe(probe.text))
+            .bind(probe.xids)
+            .bind(probe.bound);
+        for scopes in probe.scopes {
+            query = query.bind(scopes);
+        }
+        let rows = query.fetch_all(connection.get()?).await?;
+        self.delta = read_delta(&rows, seen)?;
+        Ok(())
+    }
+
+    /// Whether the table of an entity was truncated, unseen by the caller.
+    pub(super) fn is_truncated(&self, number: i32) -> bool {
+        self.delta.get(&number).is_some_and(|delta| delta.truncated)
+    }
+
     /// Whether an entity has changes that were not seen.
     pub(crate) fn is_changed(&self, number: i32) -> bool {
         self.delta.get(&number).is_some_and(Delta::holds_any)
@@ -301,16 +343,10 @@ async fn look_at(
         };
         match opened.await {
             Ok((moment, signature, rows)) if signature == known.signature => {
-                let mut delta: HashMap<i32, Delta> = HashMap::new();
-                for row in &rows {
-                    if let Some(number) = row.try_get::<Option<i32>, _>("number")? {
-                        delta.entry(number).or_default().add(row, seen)?;
-                    }
-                }
                 return Ok(Look {
                     moment,
                     entities,
-                    delta,
+                    delta: read_delta(&rows, seen)?,
                     limits,
                 });
             }
@@ -324,6 +360,17 @@ async fn look_at(
     Err(ReadError::Unavailable(
         "the tables are being altered; try again".to_owned(),
     ))
+}
+
+/// Reads what a probe has found.
+fn read_delta(rows: &[PgRow], seen: &Seen) -> Result<HashMap<i32, Delta>, sqlx::Error> {
+    let mut delta: HashMap<i32, Delta> = HashMap::new();
+    for row in rows {
+        if let Some(number) = row.try_get::<Option<i32>, _>("number")? {
+            delta.entry(number).or_default().add(row, seen)?;
+        }
+    }
+    Ok(delta)
 }
 
 /// What the source alone does not tell of a cursor, where that is in question.
@@ -349,8 +396,7 @@ async fn evidence(
 /// The answer to a caller that is ahead of this Postgres: its own cursor, where that stands for just what
 /// was asked for.
 fn behind(since: &Since, entities: &[Entity]) -> Result<Trailer, ReadError> {
-    let later =
-        || ReadError::Unavailable("this Postgres lags behind what the cursor has seen; try again".to_owned());
+    let later = || ReadError::Unavailable(LAGS.to_owned());
     let Since::Cursor(cursor) = since else {
         return Err(later());
     };

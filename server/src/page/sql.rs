@@ -81,6 +81,64 @@ pub(super) struct Part<'a> {
     pub(super) after: Option<&'a After>,
     /// What this has seen only.
     pub(super) target: Option<&'a Snapshot>,
+    /// The row with this key only.
+    pub(super) only: Option<&'a RowKey>,
+}
+
+/// The key of a row: its values as Postgres prints them, and tombstones hold them, in the order of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RowKey(pub(crate) Vec<String>);
+
+impl RowKey {
+    /// That a tombstone `t` is one of this key.
+    pub(crate) fn of_tombstone(&self) -> Result<String, NulInText> {
+        Ok(format!("t.key = {}", list(&self.0, "text")?))
+    }
+
+    /// That a row `t` has this key.
+    pub(crate) fn of_row(&self, entity: &Entity) -> Result<String, NulInText> {
+        let columns = entity.key.iter().zip(&self.0);
+        let equal = columns.map(|(column, value)| {
+            let (name, value) = (identifier(&column.name), literal(value)?);
+            Ok(format!("t.{name} = {value}::{}", column.cast))
+        });
+        Ok(equal.collect::<Result<Vec<_>, NulInText>>()?.join(" and "))
+    }
+}
+
+/// That a row `t` lies in one of these scopes; all are meant where there are none.
+pub(crate) fn in_scopes(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
+    Ok(match (scopes, &entity.scope) {
+        (Some(scopes), Some(scope)) => {
+            let column = identifier(&scope.column);
+            format!("t.{column} = any ({})", list(scopes, &scope.cast)?)
+        }
+        // What may not be read at all is asked for by nobody.
+        (Some(_), None) => "false".to_owned(),
+        (None, _) => "true".to_owned(),
+    })
+}
+
+/// The tombstones `t` of an entity in these scopes, with a condition to go on from; all are meant where
+/// there are none.
+pub(crate) fn tombstones_of(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
+    let number = entity.covered.number;
+    Ok(match scopes {
+        // The cast chooses the index.
+        Some(scopes) => format!(
+            "highwater.tombstone t where t.entity::bigint = {number} and t.scope = any ({})",
+            list(scopes, "text")?
+        ),
+        None => format!("highwater.tombstone t where t.entity = {number}"),
+    })
+}
+
+fn list(values: &[String], cast: &str) -> Result<String, NulInText> {
+    let values: Vec<String> = values
+        .iter()
+        .map(|value| literal(value))
+        .collect::<Result<_, _>>()?;
+    Ok(format!("array[{}]::{cast}[]", values.join(", ")))
 }
 
 /// The statement that reads `limit` rows of a part.
@@ -92,6 +150,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         range,
         after,
         target,
+        only,
     } = part;
     let tombstones = step == Step::Tombstones;
     let key: Vec<String> = if tombstones {
@@ -163,6 +222,14 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
             let column = identifier(&scope.column);
             let _ = write!(text, " and t.{column} = {}::{}", literal(seen.value)?, scope.cast);
         }
+    }
+    if let Some(key) = only {
+        let is_it = if tombstones {
+            key.of_tombstone()?
+        } else {
+            key.of_row(entity)?
+        };
+        let _ = write!(text, " and {is_it}");
     }
     let casts: Vec<&str> = if tombstones {
         vec!["bigint"]
