@@ -227,7 +227,7 @@ async fn check(tenants: &Tenants, device: &mut Device, what: &str, met: &mut BTr
             }
             "changed_since" | "page_to_come" => assert!(new.contains_key(&key), "{what}: {answer}"),
             "deleted" | "out_of_scope" | "no_such_row" => {
-                assert!(!new.contains_key(&key), "{what}: {answer}")
+                assert!(!new.contains_key(&key), "{what}: {answer}");
             }
             _ => assert_eq!(new.contains_key(&key), brought == "row", "{what}: {answer}"),
         }
