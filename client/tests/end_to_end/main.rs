@@ -41,4 +41,5 @@ mod values;
 mod verify;
 mod verify_kinds;
 mod verify_live;
+mod why;
 mod writers;
