@@ -8,8 +8,9 @@ use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 
+use super::delta::Delta;
 use super::digests_sql::{self as sql, Digested, Encoding};
-use super::open::{Delta, LAGS, OpenPage, Opened};
+use super::open::{LAGS, OpenPage, Opened};
 use super::rows::Budget;
 use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;

@@ -11,7 +11,8 @@ use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
 use crate::snapshot::Snapshot;
 
-use super::sql::{in_scopes, seen_by, tombstones_of};
+use super::conditions::{in_scopes, tombstones_of};
+use super::sql::seen_by;
 
 /// A text whose hash tells whether this Postgres computes it as the others do. A machine that writes
 /// numbers the other way round does not.

@@ -5,8 +5,10 @@
 //! by statements from `sql`, through `output`). `digests` begins as a page does, and sends what a store
 //! can be compared with; `single` tells of one row what the pages to come send.
 
+mod conditions;
 #[cfg(test)]
 mod cost;
+mod delta;
 mod digests;
 mod digests_sql;
 mod open;
@@ -31,6 +33,7 @@ use crate::cursor::{Cursor, CursorError};
 use crate::database::sqlstate;
 use crate::limit::{Limit, PageBounds};
 
+pub(crate) use conditions::{RowKey, in_scopes, tombstones_of};
 pub use digests::{DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
@@ -38,7 +41,6 @@ pub use output::{Output, Piece, Pieces, WholePage, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
 pub(crate) use probe::Probe;
 pub(crate) use single::{Round, Single, open_single};
-pub(crate) use sql::{RowKey, in_scopes, tombstones_of};
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 50_000;

@@ -1,14 +1,13 @@
 //! Begins a page: the locks, then the snapshot, then the decision what is to be sent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use highwater_shared::{EntityName, Trailer};
-use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 
+use super::delta::{self, Delta};
 use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
-use super::sql::Range;
 use super::{Asked, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::Seen;
@@ -38,82 +37,6 @@ pub struct OpenPage {
     pub(super) delta: HashMap<i32, Delta>,
     /// What the caller may see.
     pub(super) limits: Limits,
-}
-
-/// What of an entity a caller has not seen.
-#[derive(Debug, Default)]
-pub(super) struct Delta {
-    /// By the place of a scope among those that the caller may see; one where it sees all.
-    pub(super) scopes: BTreeMap<usize, ScopeDelta>,
-    /// Whether the table was truncated.
-    pub(super) truncated: bool,
-    /// The scopes that have changed, where that was asked; `None` where they are too many.
-    changed: Option<Vec<String>>,
-}
-
-/// What of a scope a caller has not seen.
-#[derive(Debug, Default)]
-pub(super) struct ScopeDelta {
-    /// Ranges that hold changed rows.
-    pub(super) rows: Vec<Range>,
-    /// Those of them that hold rows whose deleted flag is set.
-    pub(super) flagged: Vec<Range>,
-    pub(super) tombstones: Vec<Range>,
-}
-
-impl Delta {
-    pub(super) fn holds_any(&self) -> bool {
-        self.truncated || self.scopes.values().any(ScopeDelta::holds_any)
-    }
-
-    /// Adds a row that was found by a probe.
-    fn add(&mut self, row: &PgRow, seen: &Seen) -> Result<(), sqlx::Error> {
-        let place: i32 = row.try_get("place")?;
-        let place = usize::try_from(place - 1).unwrap_or_default();
-        self.scopes.insert(place, ScopeDelta::read(row, seen)?);
-        self.truncated |= row.try_get::<bool, _>("truncated")?;
-        self.changed = row.try_get("scopes")?;
-        Ok(())
-    }
-}
-
-impl ScopeDelta {
-    fn holds_any(&self) -> bool {
-        !(self.rows.is_empty() && self.tombstones.is_empty())
-    }
-
-    /// Leaves out the single ids that do not belong to a page.
-    fn retain(&mut self, belongs: impl Fn(Xid) -> bool) {
-        let kept = |range: &Range| !matches!(range, Range::Xid(xid) if !belongs(*xid));
-        self.rows.retain(kept);
-        self.flagged.retain(kept);
-        self.tombstones.retain(kept);
-    }
-
-    /// Reads it from a row that was found by a probe.
-    fn read(row: &PgRow, seen: &Seen) -> Result<Self, sqlx::Error> {
-        let ranges = |xids: &str, later: &str| -> Result<Vec<Range>, sqlx::Error> {
-            let mut xids: Vec<Xid> = row
-                .try_get::<Vec<String>, _>(xids)?
-                .iter()
-                .flat_map(|xid| xid.parse())
-                .collect();
-            xids.sort_unstable();
-            let mut ranges: Vec<Range> = xids.into_iter().map(Range::Xid).collect();
-            if row.try_get(later)? {
-                ranges.push(match seen {
-                    Seen::Snapshot(seen) => Range::From(seen.xmax()),
-                    Seen::Date(date) => Range::Date(*date),
-                });
-            }
-            Ok(ranges)
-        };
-        Ok(Self {
-            rows: ranges("row_xids", "later_rows")?,
-            flagged: ranges("flagged_xids", "later_flagged")?,
-            tombstones: ranges("tombstone_xids", "later_tombstones")?,
-        })
-    }
 }
 
 /// A page, where there is one.
@@ -264,7 +187,7 @@ impl Look {
             query = query.bind(scopes);
         }
         let rows = query.fetch_all(connection.get()?).await?;
-        self.delta = read_delta(&rows, seen)?;
+        self.delta = delta::read(&rows, seen)?;
         Ok(())
     }
 
@@ -346,7 +269,7 @@ async fn look_at(
                 return Ok(Look {
                     moment,
                     entities,
-                    delta: read_delta(&rows, seen)?,
+                    delta: delta::read(&rows, seen)?,
                     limits,
                 });
             }
@@ -360,17 +283,6 @@ async fn look_at(
     Err(ReadError::Unavailable(
         "the tables are being altered; try again".to_owned(),
     ))
-}
-
-/// Reads what a probe has found.
-fn read_delta(rows: &[PgRow], seen: &Seen) -> Result<HashMap<i32, Delta>, sqlx::Error> {
-    let mut delta: HashMap<i32, Delta> = HashMap::new();
-    for row in rows {
-        if let Some(number) = row.try_get::<Option<i32>, _>("number")? {
-            delta.entry(number).or_default().add(row, seen)?;
-        }
-    }
-    Ok(delta)
 }
 
 /// What the source alone does not tell of a cursor, where that is in question.

@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use highwater_shared::{Timestamp, Trailer};
 use tokio::time::Instant;
 
-use super::open::{Delta, OpenPage, ScopeDelta};
+use super::delta::{Delta, ScopeDelta};
+use super::open::OpenPage;
 use super::plan::{Part, Plan};
 use super::rows::{self, Budget, End};
 use super::sql::{self, InScope, Range};

@@ -6,10 +6,11 @@
 use futures_util::TryStreamExt as _;
 use highwater_shared::{AnewReason, EntityName, NextPull, ResyncReason};
 
+use super::conditions::RowKey;
 use super::open::{self, LAGS, Look};
 use super::plan::{self, Part, Plan, Standing};
 use super::send::{self, Entry};
-use super::sql::{self, RowKey};
+use super::sql;
 use super::{Asked, Format, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen, Step};

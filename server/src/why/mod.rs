@@ -1,6 +1,6 @@
 //! "Why does this device not have that row?" Answers the question of everyone who supports devices.
 //!
-//! [`read`] finds out what there is of the row, in one transaction that begins as that of a page does, and what
+//! `read` finds out what there is of the row, in one transaction that begins as that of a page does, and what
 //! the pages to come send of it; `decide` tells which of the outcomes that is; `words` says it.
 
 mod decide;
