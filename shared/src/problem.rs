@@ -36,6 +36,8 @@ pub enum Code {
     InvalidWait,
     /// 400: `entity` is empty or not text.
     InvalidEntity,
+    /// 400: `key` is no key of the entity.
+    InvalidKey,
     /// 400: the body is not what the path takes.
     InvalidBody,
     /// 401: the caller did not say who it is.
@@ -78,6 +80,7 @@ impl Code {
             | Self::InvalidLimit
             | Self::InvalidWait
             | Self::InvalidEntity
+            | Self::InvalidKey
             | Self::InvalidBody => 400,
             Self::Unauthenticated => 401,
             Self::ForbiddenEntity | Self::Forbidden => 403,

@@ -19,6 +19,7 @@ mod problem;
 mod query;
 mod serving;
 mod tls;
+mod why;
 
 use std::sync::Arc;
 
@@ -57,7 +58,8 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     let mut known = Router::new()
         .route("/changes", get(handlers::changes))
         .route("/digests", post(digests::digests))
-        .route("/entities", get(handlers::entities));
+        .route("/entities", get(handlers::entities))
+        .route("/why", get(why::why));
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));
     }

@@ -11,7 +11,7 @@ mod tests;
 use bytes::Bytes;
 use highwater_shared::{
     BlockHeader, COPY_MEDIA_TYPE, Changes, Code, DigestsRequest, EntityList, JSON_MEDIA_TYPE, Problem,
-    Trailer,
+    Trailer, Why,
 };
 use utoipa::ToSchema;
 use utoipa::openapi::link::LinkBuilder;
@@ -55,6 +55,7 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
     add::<Changes>(&mut schemas);
     add::<DigestsRequest>(&mut schemas);
     add::<EntityList>(&mut schemas);
+    add::<Why>(&mut schemas);
     add::<Problem>(&mut schemas);
     // The lines of a page in COPY blocks that are JSON.
     add::<BlockHeader>(&mut schemas);
@@ -70,6 +71,7 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
         .path("/changes", get(changes(page_rows_max), asks))
         .path("/digests", route(HttpMethod::Post, digests(), asks))
         .path("/entities", get(entities(), asks))
+        .path("/why", get(why(), asks))
         .path("/healthz", get(healthz(), Asks::Nobody))
         .path("/readyz", get(readyz(), Asks::Nobody))
         .path("/openapi.json", get(itself(), Asks::Nobody));
@@ -207,6 +209,25 @@ fn entities() -> OperationBuilder {
         .add("200", answers::answer("The entities.", [list]))
         .problems(&[Code::Unauthenticated, Code::TooManyRequests, Code::Unavailable]);
     operation("entities", "Every entity that the caller may read, by name.").responses(answers.build())
+}
+
+fn why() -> OperationBuilder {
+    let answer = (JSON_MEDIA_TYPE, Ref::from_schema_name("Why").into());
+    let answers = Answers::new()
+        .add("200", answers::answer("What is so, and what to do.", [answer]))
+        .problems(&[
+            Code::InvalidSince,
+            Code::InvalidEntity,
+            Code::InvalidKey,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::UnknownEntity,
+            Code::TooManyRequests,
+            Code::Unavailable,
+        ]);
+    let about =
+        "Why a device that has a cursor, or a date, has one row or lacks it, as far as the caller may see.";
+    parameters::of_why(operation("why", about)).responses(answers.build())
 }
 
 fn metrics() -> OperationBuilder {

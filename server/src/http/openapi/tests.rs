@@ -84,6 +84,7 @@ fn whoever_is_asked_who_it_is_finds_that_in_the_document() {
         ("/changes", "get"),
         ("/digests", "post"),
         ("/entities", "get"),
+        ("/why", "get"),
         ("/metrics", "get"),
     ] {
         assert_eq!(closed["paths"][path][method]["security"], bearer);
