@@ -341,6 +341,9 @@ async fn digests_are_bounded_in_time_and_number() {
     let refused = server.post("/digests", body, None).await;
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(refused.json::<Problem>().await.unwrap().code, Code::Unavailable);
+    // To look for a tombstone is a scan as well.
+    let why = server.get("/why?entity=product&key=7").await;
+    assert_eq!(why.json::<Problem>().await.unwrap().code, Code::Unavailable);
     altering.rollback().await.unwrap();
     for answered in waiting {
         assert_eq!(answered.await.unwrap(), 200);

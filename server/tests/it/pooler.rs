@@ -143,9 +143,13 @@ async fn everything_works_through_a_pooler() {
         let wait = if round % 4 == 0 { "wait=1&" } else { "" };
         let page = get(&format!("/changes?{since}{wait}limit=40"), json).await;
         copy.apply(&serde_json::from_str(&page).unwrap());
-        match round % 6 {
+        match round % 7 {
             0 => assert!(get("/entities", json).await.contains("product")),
-            1 => drop(get("/readyz", json).await),
+            1 => assert!(
+                get(&format!("/why?{since}entity=product&key={round}"), json)
+                    .await
+                    .contains("outcome")
+            ),
             2 => assert!(get("/metrics", "text/plain").await.contains("highwater_")),
             3 => assert!(
                 get("/changes?limit=5", "application/vnd.highwater.copy")
@@ -153,12 +157,16 @@ async fn everything_works_through_a_pooler() {
                     .contains("\\.")
             ),
             4 => drop(get("/changes?since=2020-01-01T00:00:00Z&limit=5", json).await),
+            5 => drop(get("/readyz", json).await),
             _ => drop(command(&["purge", "--older-than", "0s", "--dry-run"])),
         }
     }
     command(&["purge", "--older-than", "90d"]);
     command(&["touch", "product"]);
     assert!(command(&["entities"]).contains("product"));
+    assert!(
+        command(&["why", "public.product", "7", "--scope", "tenant_id=1"]).contains("product {\"id\":7}")
+    );
     assert!(command(&["grants"]).contains("grant select"));
     // A test's cluster flushes nothing, which is serious.
     let (code, said, error) = output(&["doctor", "--json", "--database-url", &url]);

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
 use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
+use crate::why::path;
 
 /// A primary and its standby, with a server on each.
 struct Pair {
@@ -132,6 +133,17 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     assert!(names(&page).is_empty());
     assert_eq!(page["lastSyncDate"], copy.last_sync_date);
     assert_eq!(page["entities"], serde_json::json!(["product"]));
+
+    // Nor can it say why, of what it has not heard.
+    let why = path(Some(&since), "product", "3");
+    assert_eq!(pair.standby.server.get(&why).await.status(), 503);
+    let never = path(None, "product", "99");
+    let told: Value = pair.standby.server.get(&never).await.json().await.unwrap();
+    let words = told["what"].as_str().unwrap();
+    assert!(
+        words.contains("a standby") && told.get("writing").is_none(),
+        "{told}"
+    );
 
     // In the middle of a pull there is nothing that could be given back.
     let mut midway = Copy::default();
