@@ -30,6 +30,7 @@ mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod introduction;
 mod meter;
 mod network;
 mod plan;
@@ -45,6 +46,7 @@ mod token;
 mod trust;
 mod verify;
 
+pub use highwater_shared::device::DEVICE_NAME_BYTES_MAX;
 pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
 
 pub use crate::applied::{EntityApplied, PageApplied, PullReport};

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_shared::{COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, Problem, SOURCE_HEADER};
+use highwater_shared::{
+    CLIENT_HEADER, COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, Problem, SOURCE_HEADER,
+};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use crate::address::{address, is_this_machine, redirects};
 use crate::error::Error;
+use crate::introduction::Introduction;
 use crate::network::{CONNECT_SECONDS_MAX, SCAN_SECONDS_MAX, SILENCE_SECONDS_MAX, cut, unanswered};
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
@@ -39,6 +42,8 @@ pub(crate) struct Access {
     pub(crate) token_over_http: bool,
     /// The only authorities that are believed; those of the system where there is none.
     pub(crate) ca_cert: Option<PathBuf>,
+    /// What the server is told of this device.
+    pub(crate) introduction: Introduction,
 }
 
 /// A server, as the pull sees it.
@@ -121,6 +126,11 @@ impl HttpRemote {
             .map_err(|error| self.not_highwater(format!("its list of entities cannot be read ({error})")))
     }
 
+    /// What the server is told of this device.
+    pub(crate) fn introduction(&self) -> &Introduction {
+        &self.access.introduction
+    }
+
     /// Whether the server is on the host of this address.
     pub(crate) fn is_host_of(&self, url: &Url) -> bool {
         self.server.host() == url.host()
@@ -151,6 +161,11 @@ impl HttpRemote {
 
     /// Asks, and once more where the token is refused and its file holds another one by now.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Error> {
+        let introduction = self.access.introduction.header();
+        let request = || match &introduction {
+            Some(header) => request().header(CLIENT_HEADER, header.clone()),
+            None => request(),
+        };
         let unanswered = |error| unanswered(self.server_name(), error);
         let Some(bearer) = &self.bearer else {
             return request().send().await.map_err(unanswered);

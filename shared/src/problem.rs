@@ -71,6 +71,32 @@ pub enum Code {
 }
 
 impl Code {
+    /// The code as it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidSince => "invalid_since",
+            Self::InvalidLimit => "invalid_limit",
+            Self::InvalidWait => "invalid_wait",
+            Self::InvalidEntity => "invalid_entity",
+            Self::InvalidBody => "invalid_body",
+            Self::Unauthenticated => "unauthenticated",
+            Self::ForbiddenEntity => "forbidden_entity",
+            Self::Forbidden => "forbidden",
+            Self::UnknownEntity => "unknown_entity",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotAcceptable => "not_acceptable",
+            Self::ResyncRequired => "resync_required",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UrlTooLong => "url_too_long",
+            Self::TlsRequired => "tls_required",
+            Self::TooManyRequests => "too_many_requests",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
@@ -105,4 +131,38 @@ pub enum ResyncReason {
     SourceChanged,
     /// The cursor was made for another scope.
     ScopeChanged,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_called_as_it_stands_on_the_wire() {
+        let codes = [
+            Code::InvalidSince,
+            Code::InvalidLimit,
+            Code::InvalidWait,
+            Code::InvalidEntity,
+            Code::InvalidBody,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::Forbidden,
+            Code::UnknownEntity,
+            Code::NotFound,
+            Code::MethodNotAllowed,
+            Code::NotAcceptable,
+            Code::ResyncRequired,
+            Code::BodyTooLarge,
+            Code::UrlTooLong,
+            Code::TlsRequired,
+            Code::TooManyRequests,
+            Code::HeadTooLarge,
+            Code::Unavailable,
+            Code::Internal,
+        ];
+        for code in codes {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
+    }
 }

@@ -41,7 +41,8 @@ pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
 fn client(options: &ServerOptions) -> ClientBuilder {
     let mut builder = Client::builder(&options.server)
         .entities(options.entities.iter().cloned())
-        .token_over_http(options.token_over_http);
+        .token_over_http(options.token_over_http)
+        .device(&device(options));
     if let Some(token) = token(options) {
         builder = builder.token(token);
     }
@@ -85,6 +86,12 @@ fn about_seed(seeding: &Seeding) -> Option<String> {
         Seeding::Refused(error) => Some(format!("{error}; doing without it")),
         _ => None,
     }
+}
+
+/// The name that was given, or else that of the host.
+fn device(options: &ServerOptions) -> String {
+    let host = || gethostname::gethostname().to_string_lossy().into_owned();
+    options.device.clone().unwrap_or_else(host)
 }
 
 /// The file that is named, or else the token of the environment.

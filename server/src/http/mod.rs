@@ -15,9 +15,11 @@ mod listen;
 mod metrics;
 mod openapi;
 mod options;
+mod page;
 mod problem;
 mod query;
 mod serving;
+mod status;
 mod tls;
 
 use std::sync::Arc;
@@ -61,12 +63,22 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));
     }
+    let for_operators = Router::new()
+        .route("/", get(page::document))
+        .route("/page.js", get(page::script))
+        .route("/page.css", get(page::style))
+        .route("/status", get(status::status))
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            callers::admit_operators,
+        ));
     let app = known
-        // Those above are for callers who are known, those below for everybody.
+        // Those above are for callers who are known, those below for operators, and then for everybody.
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
             callers::admit,
         ))
+        .merge(for_operators)
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
         .route("/openapi.json", get(handlers::openapi))
