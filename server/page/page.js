@@ -125,8 +125,8 @@ function errors(device) {
   const counts = device.errors.map(({ status, times }) => `${times} × ${status}`);
   const last = device.lastError;
   if (!last) return ["none"];
-  const who = last.byDevice ? "told by the device" : "answered";
-  return [counts.join(", ") || last.code, "", `last: ${last.code}, ${who} ${span(since(last.heard))} ago`];
+  const who = `${last.byDevice ? "told by the device" : "answered"} ${span(since(last.heard))} ago`;
+  return counts.length ? [counts.join(", "), "", `last: ${last.code}, ${who}`] : [last.code, "", who];
 }
 
 const orders = {
@@ -164,7 +164,7 @@ function devices() {
       [device.device, "", [device.caller && `caller ${device.caller}`, device.version].filter(Boolean).join(", ")],
       state(device),
       [or(device.behindSeconds, (seconds) => (seconds ? span(seconds) : "–"))],
-      [device.waits ? "now" : `${span(since(device.lastSeen))} ago`, "", `first ${span(since(device.firstSeen))} ago`],
+      [device.waits ? "now" : `${span(since(device.lastSeen))} ago`, "", `first seen ${span(since(device.firstSeen))} ago`],
       errors(device),
       [device.entities?.join(", ") ?? "all"],
       [whole.format(device.requests)],

@@ -173,7 +173,7 @@ pub struct DeviceStatus {
     /// When it is known to have lacked nothing last; null where it never did.
     #[cfg_attr(feature = "openapi", schema(required))]
     pub current_as_of: Option<Timestamp>,
-    /// Seconds since then; 0 where it lacks nothing, and null where `currentAsOf` is.
+    /// Seconds since then; 0 where it lacks nothing, and null where `upToDate` or `currentAsOf` is.
     #[cfg_attr(feature = "openapi", schema(required))]
     pub behind_seconds: Option<u64>,
     /// What it sent last as `since`; null where it sent none, or more than is kept.

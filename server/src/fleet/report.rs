@@ -101,7 +101,7 @@ impl Judge<'_> {
             waits,
             up_to_date,
             current_as_of,
-            behind_seconds: current_as_of.map(behind),
+            behind_seconds: up_to_date.and(current_as_of).map(behind),
             since: (!state.since.is_empty()).then_some(state.since),
             entities: named(&state.asked),
             requests: state.requests,
