@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use highwater_client::{DEVICE_NAME_BYTES_MAX, EntityName, SeedLocation};
+use highwater_client::{AskedKey, DEVICE_NAME_BYTES_MAX, EntityName, SeedLocation};
 
 const EXAMPLES: &str = "Examples:
   highwater pull --server http://127.0.0.1:8080 --store shop.db
@@ -60,6 +60,16 @@ It ends with 0 where both are the same, and with 3 where rows differ; with --rep
 it. What has changed at the server since the last pull is no difference. A daemon may write to the store
 meanwhile, unless rows are to be repaired.")]
     Verify(VerifyOptions),
+    /// Say why a row is in the store or is not, and what to do.
+    #[command(after_help = "Examples:
+  highwater why product 7 --server http://127.0.0.1:8080 --store shop.db
+  highwater why product id=7 --store shop.db                    (HIGHWATER_SERVER is set)
+  highwater why stock shop=3,product=7 --store shop.db --json
+
+It looks into the store, asks the server with the store's cursor, and tells what is the case. A daemon may write to
+the store meanwhile. It ends with 0 where that was answered, whatever the answer is, and with 1 where the server
+was not to be had: then it says what the store alone can say.")]
+    Why(WhyOptions),
     /// Remove the rows of entities, so that the next pull is a full one. Tables and indexes stay.
     /// A damaged store is moved aside, and an empty one takes its place.
     #[command(after_help = "Examples:
@@ -92,7 +102,7 @@ pub(crate) struct StoreOption {
 
 /// What every command that reaches the server takes.
 #[derive(Debug, Args)]
-pub(crate) struct ServerOptions {
+pub(crate) struct ConnectionOptions {
     /// The server, such as <http://127.0.0.1:8080>.
     #[arg(long, env = "HIGHWATER_SERVER", value_name = "URL")]
     pub(crate) server: String,
@@ -111,6 +121,13 @@ pub(crate) struct ServerOptions {
     /// when absent; with an empty one nothing is told.
     #[arg(long, env = "HIGHWATER_DEVICE", value_name = "NAME", value_parser = device)]
     pub(crate) device: Option<String>,
+}
+
+/// What every command takes that reaches the server for many rows.
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionOptions,
     /// An entity; may be given again. All when absent: of a pull those that the server offers.
     #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,
@@ -204,6 +221,23 @@ pub(crate) struct VerifyOptions {
     #[arg(long)]
     pub(crate) deep: bool,
     /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhyOptions {
+    /// The entity.
+    #[arg(value_name = "ENTITY", value_parser = entity)]
+    pub(crate) entity: EntityName,
+    /// The key of the row: 7, id=7, a=1,b=x, or a JSON object.
+    #[arg(value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) key: AskedKey,
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionOptions,
+    /// Print the answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

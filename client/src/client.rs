@@ -2,6 +2,7 @@
 
 mod resync;
 mod verify;
+mod why;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

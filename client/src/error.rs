@@ -145,6 +145,12 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The text is no key of the entity.
+    #[error("{reason}; a key is written 7, id=7, a=1,b=x, or as a JSON object")]
+    Key {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The store holds the copy of another database.
     #[error(
         "{} is a copy of the database {kept}, the server speaks for {offered}; use another store, or `highwater reset` to begin anew",
@@ -316,6 +322,7 @@ impl Error {
             Self::TableMissing { .. } => "table_missing",
             Self::TableAltered { .. } => "table_altered",
             Self::UnknownEntity { .. } => Code::UnknownEntity.name(),
+            Self::Key { .. } => Code::InvalidKey.name(),
             Self::Locked { .. } => "locked",
             Self::Open { .. } => "open",
             Self::Damaged { .. } => "damaged",

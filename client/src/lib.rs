@@ -21,7 +21,8 @@
 //! ```
 //!
 //! [`Client::follow`] keeps on pulling, live or at an interval, [`status()`] tells how a store stands, [`reset()`] makes
-//! the next pull a full one, and [`Client::verify`] compares the store with its source. The library prints nothing, ends no process and reads no
+//! the next pull a full one, [`Client::verify`] compares the store with its source, and
+//! [`ClientBuilder::why`] tells why it lacks a row. The library prints nothing, ends no process and reads no
 //! environment variable of its own.
 
 mod address;
@@ -45,9 +46,13 @@ mod sync_helper;
 mod token;
 mod trust;
 mod verify;
+mod why;
 
 pub use highwater_shared::device::DEVICE_NAME_BYTES_MAX;
-pub use highwater_shared::{EntityDescription, EntityList, EntityName, ResyncReason, Timestamp};
+pub use highwater_shared::{
+    AnewReason, DeletedBy, EntityDescription, EntityList, EntityName, NextPull, Outcome, ResyncReason,
+    Timestamp, Why, Writing,
+};
 
 pub use crate::applied::{EntityApplied, PageApplied, PullReport};
 pub use crate::client::{Client, ClientBuilder, Pace};
@@ -55,7 +60,8 @@ pub use crate::error::{Cause, Error};
 pub use crate::meter::Progress;
 pub use crate::pull::Event;
 pub use crate::seed::{SeedLocation, SeedReport, Seeding, write_seed};
-pub use crate::store::{EntityStatus, Reset, Store, StoreStatus, reset, status};
+pub use crate::store::{EntityStatus, HeldRow, Reset, Store, StoreStatus, reset, status};
 pub use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 pub use crate::token::Token;
 pub use crate::verify::{Depth, EntityVerified, RowKey, VerifyReport};
+pub use crate::why::{AskedKey, Verdict, WhyReport};

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
                 Ok(false) => return Ok(ExitCode::from(EXIT_DIFFERENT)),
                 Err(error) => Err(error),
             },
+            Command::Why(options) => commands::why::run(options).await,
             Command::Completions { shell } => commands::package::completions(shell),
             Command::Man { folder } => commands::package::man(&folder),
         }
@@ -57,7 +58,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "highwater: {error}");
     let code = match error.downcast_ref::<highwater_client::Error>() {
         Some(
-            highwater_client::Error::ServerAddress { .. } | highwater_client::Error::TokenOverHttp { .. },
+            highwater_client::Error::ServerAddress { .. }
+            | highwater_client::Error::TokenOverHttp { .. }
+            | highwater_client::Error::Key { .. },
         ) => EXIT_USAGE,
         Some(error) if error.is_stopped() => EXIT_INTERRUPTED,
         _ => EXIT_FAILED,

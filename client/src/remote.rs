@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_shared::{
-    CLIENT_HEADER, COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, Problem, SOURCE_HEADER,
+    CLIENT_HEADER, COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, EntityName, Problem, SOURCE_HEADER, Why,
 };
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -30,6 +30,9 @@ const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 
 /// The largest list of entities that is read.
 const ENTITIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The largest answer to why a row is there or not; a key in it is as long as an address may be.
+const WHY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is said for an error that comes without a problem.
 const NO_REASON: &str = "whatever stands before the server gave no reason";
@@ -129,6 +132,31 @@ impl HttpRemote {
     /// What the server is told of this device.
     pub(crate) fn introduction(&self) -> &Introduction {
         &self.access.introduction
+    }
+
+    /// Why a device with this cursor, or date, has a row or lacks it; and which source says so.
+    pub(crate) async fn why(
+        &self,
+        entity: &EntityName,
+        key: &str,
+        since: &str,
+    ) -> Result<(Why, SourceId), Error> {
+        let mut url = self.url("why");
+        url.query_pairs_mut()
+            .append_pair("entity", entity.as_str())
+            .append_pair("key", key)
+            .append_pair("since", since);
+        let mut response = self.get(url, "application/json").await?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        let source = source(response.headers());
+        let source =
+            source.ok_or_else(|| self.not_highwater(format!("the header {SOURCE_HEADER} is missing")))?;
+        let body = self.read(&mut response, WHY_BYTES_MAX).await?;
+        let why = serde_json::from_slice(&body)
+            .map_err(|error| self.not_highwater(format!("its answer cannot be read ({error})")))?;
+        Ok((why, source))
     }
 
     /// Whether the server is on the host of this address.

@@ -1,10 +1,10 @@
 // Shows what /status tells, and asks again every few seconds while somebody looks. Whatever comes from there is set as
 // text and never as markup: a device may call itself anything.
 
-const [REFRESH_SECONDS, ANSWER_SECONDS_MAX, TYPING_SECONDS] = [3, 15, 0.3];
+const [REFRESH_SECONDS, ANSWER_SECONDS_MAX, WHY_SECONDS_MAX, TYPING_SECONDS] = [3, 15, 70, 0.3];
 const [DEVICES_MAX, POINTS_MAX] = [200, 100];
 // A page that was opened with its key in the address may not ask for what stands beside it in so many words.
-const STATUS = `${location.origin}${location.pathname}status`;
+const [STATUS, WHY] = ["status", "why"].map((path) => `${location.origin}${location.pathname}${path}`);
 const SVG = "http://www.w3.org/2000/svg";
 
 const find = (id) => document.getElementById(id);
@@ -245,6 +245,7 @@ function render() {
   source();
   entities();
   devices();
+  offer();
 }
 
 function failed(error) {
@@ -296,6 +297,33 @@ function order({ target }) {
   if (status) devices();
 }
 
+// The choice stays where it was, as long as there is such an entity.
+function offer() {
+  const [select, names] = [find("why-entity"), status.entities.map((entity) => entity.name)];
+  show(find("why"), names.length > 0 && status.fleet.known > 0);
+  const shown = [...select.options].map((option) => option.value);
+  if (JSON.stringify(shown) === JSON.stringify(names)) return;
+  const chosen = select.value;
+  select.replaceChildren(...names.map((name) => new Option(name)));
+  if (names.includes(chosen)) select.value = chosen;
+}
+
+async function why(event) {
+  event.preventDefault();
+  const query = new URLSearchParams(["device", "entity", "key"].map((name) => [name, find(`why-${name}`).value.trim()]));
+  if (find("why-caller").value) query.set("caller", find("why-caller").value);
+  const answer = find("answer");
+  say(answer, "It is looked up.");
+  try {
+    const response = await fetch(`${WHY}?${query}`, { cache: "no-store", signal: AbortSignal.timeout(WHY_SECONDS_MAX * 1_000) });
+    const { what, remedy, detail } = await response.json();
+    say(answer, response.ok ? `${what}\n→ ${remedy}` : `There is no answer: ${detail}.`);
+  } catch {
+    say(answer, "There is no answer: the server cannot be reached, or took too long.");
+  }
+}
+
+find("ask").addEventListener("submit", why);
 find("devices").tHead.addEventListener("click", order);
 find("search").addEventListener("submit", (event) => event.preventDefault());
 find("text").addEventListener("input", () => {

@@ -126,11 +126,21 @@ pub(crate) struct New {
     expires: Option<Duration>,
 }
 
-fn scope(text: &str) -> Result<(String, String), &'static str> {
+/// Reads a value of a scope column.
+pub(crate) fn scope(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((column, value)) if !column.is_empty() => Ok((column.to_owned(), value.to_owned())),
         _ => Err("it is not written COLUMN=VALUE"),
     }
+}
+
+/// Values by their scope column.
+pub(crate) fn scopes(values: Vec<(String, String)>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut scopes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (column, value) in values {
+        scopes.entry(column).or_default().insert(value);
+    }
+    scopes
 }
 
 impl Callers {
@@ -218,10 +228,7 @@ pub(crate) fn reload_on_hangup(authenticator: Arc<Authenticator>) -> anyhow::Res
 
 pub(crate) fn key(command: KeyCommand) -> anyhow::Result<()> {
     let KeyCommand::New(new) = command;
-    let mut scopes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (column, value) in new.scope {
-        scopes.entry(column).or_default().insert(value);
-    }
+    let scopes = scopes(new.scope);
     let expires = new
         .expires
         .map(|after| {

@@ -13,8 +13,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_server::ServeOptions;
 use highwater_server::auth::Authenticator;
+use highwater_server::page::Since;
+use highwater_server::why::AskedKey;
 
-use crate::callers::{Callers, KeyCommand};
+use crate::callers::{Callers, KeyCommand, scope};
 use crate::limits::Limits;
 use crate::transport::Transport;
 
@@ -172,6 +174,17 @@ It changes nothing. Exit 0 where nothing serious was found, 1 where something wa
         #[arg(long)]
         json: bool,
     },
+    /// Says why a device has a row or lacks it, and what to do
+    #[command(after_help = "Examples:
+  highwater-server why product 7                        what is known of the row itself
+  highwater-server why product 7 --since 2026-11-22T10:00:00Z
+  highwater-server why product 7 --since AbfVrODm... --scope tenant_id=7
+  highwater-server why shop.stock '{\"shop\": 3, \"product\": 7}' --since AbfVrODm... --json
+
+It asks the database itself and tells all, rows of other scopes too; GET /why tells a caller what is its own. The cursor of a
+device is in its store: sqlite3 shop.db 'select entity, cursor from sync_helper'. Exit 0 where the question was answered,
+whatever the answer is. The answers: docs/why.md.")]
+    Why(Why),
     /// Makes keys for callers
     #[command(subcommand)]
     Key(KeyCommand),
@@ -255,6 +268,31 @@ fn tick(text: &str) -> Result<Duration, String> {
     } else {
         Err("it is not between 10ms and 10s".to_owned())
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    #[command(flatten)]
+    pub(crate) database: Database,
+
+    /// The entity, or its table as in SQL: product, shop.product, '"Odd Name"'
+    pub(crate) entity: String,
+
+    /// The key: 7, or a JSON object of its columns with their values
+    #[arg(value_parser = AskedKey::read, allow_hyphen_values = true)]
+    pub(crate) key: AskedKey,
+
+    /// What the device has: its cursor, or a date [default: what is known of the row itself]
+    #[arg(long, value_name = "CURSOR-OR-DATE", value_parser = Since::read, allow_hyphen_values = true)]
+    pub(crate) since: Option<Since>,
+
+    /// The rows that the device's caller sees of entities with this scope column; repeatable [default: all rows]
+    #[arg(long, value_name = "COLUMN=VALUE", value_parser = scope)]
+    pub(crate) scope: Vec<(String, String)>,
+
+    /// Write JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,12 +4,16 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use highwater_server::admin::{self, EnableOptions, ListedEntity};
+use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity};
+use highwater_server::caller::{Caller, Grant};
 use highwater_server::doctor::DoctorOptions;
+use highwater_server::node::Node;
 use highwater_server::pooler;
+use highwater_server::why::{self, Hearer, Question};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::cli::{Cli, Command, Database, Enable};
+use crate::cli::{Cli, Command, Database, Enable, Why};
 use crate::{callers, package, serving};
 
 /// Runs a command, and tells how the program is to end.
@@ -81,6 +85,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             return doctor(&database, &options, json).await;
         }
+        Command::Why(asked) => why(asked).await,
         Command::Key(command) => callers::key(command),
         Command::Completions { shell } => package::completions(shell),
         Command::Man { folder } => package::man(&folder),
@@ -132,6 +137,50 @@ async fn doctor(database: &Database, options: &DoctorOptions, json: bool) -> any
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Asks the database itself, for an operator.
+async fn why(asked: Why) -> anyhow::Result<()> {
+    let options = pooler::options(&asked.database.database_url).context("--database-url is not usable")?;
+    // Nothing is asked twice, so nothing need stay prepared, and a pooler may stand between.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await;
+    let node = Node::new(pool.context("cannot connect to the database")?).pooled(true);
+    let name = why::entity_of(&node, &asked.entity)
+        .await
+        .map_err(AdminError::from)?;
+    let Some(entity) = name else {
+        bail!(
+            "{} is no entity; highwater-server entities lists them",
+            asked.entity
+        );
+    };
+    let caller = if asked.scope.is_empty() {
+        Caller::anyone()
+    } else {
+        Caller::with(Grant {
+            scopes: callers::scopes(asked.scope),
+            ..Grant::default()
+        })
+    };
+    let question = Question {
+        since: asked.since,
+        caller,
+        hearer: Hearer::Operator,
+        entity,
+        key: asked.key,
+    };
+    let why = why::why(&node, question).await?;
+    if asked.json {
+        say(&serde_json::to_string(&why)?)
+    } else {
+        say(&format!(
+            "{} {}: {}\n-> {}",
+            why.entity, why.key, why.what, why.remedy
+        ))
+    }
 }
 
 async fn connect(database: &Database) -> anyhow::Result<PgConnection> {

@@ -2,7 +2,7 @@
 //!
 //! See [`crate::catalog`] for when they are read.
 
-use highwater_shared::{Column, ColumnRole, EntityDescription, EntityName, Timestamp};
+use highwater_shared::{AnewReason, Column, ColumnRole, EntityDescription, EntityName, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -79,13 +79,30 @@ impl Entity {
     /// Whether a caller that has seen this of the entity must begin anew: what it lacks can no
     /// longer be told from the table and its tombstones. So must one that has not seen a truncate.
     pub fn begins_anew(&self, seen: &Seen, covered: &[Covered]) -> bool {
-        match seen {
+        self.anew_reason(seen, covered).is_some()
+    }
+
+    /// Why such a caller must begin anew; `None` where it need not.
+    pub(crate) fn anew_reason(&self, seen: &Seen, covered: &[Covered]) -> Option<AnewReason> {
+        let (is_renewed, is_purged) = match seen {
             Seen::Snapshot(snapshot) => {
-                !covered.contains(&self.covered) || self.purged.is_some_and(|(xid, _)| snapshot.xmin() <= xid)
+                let number = self.covered.number;
+                let is_renewed = !covered.contains(&self.covered);
+                if is_renewed && covered.iter().all(|covered| covered.number != number) {
+                    return Some(AnewReason::NotCovered);
+                }
+                let is_purged = self.purged.is_some_and(|(xid, _)| snapshot.xmin() <= xid);
+                (is_renewed, is_purged)
             }
             Seen::Date(date) => {
-                *date < self.began_date || self.purged.is_some_and(|(_, purged)| *date <= purged)
+                let is_purged = self.purged.is_some_and(|(_, purged)| *date <= purged);
+                (*date < self.began_date, is_purged)
             }
+        };
+        match (is_renewed, is_purged) {
+            (true, _) => Some(AnewReason::Renewed),
+            (false, true) => Some(AnewReason::Purged),
+            (false, false) => None,
         }
     }
 

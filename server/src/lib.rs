@@ -6,7 +6,7 @@
 //! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
 //! [`share`] hands one page to many, [`turns`] says how many are answered at once and `pace` how many
 //! of one caller, [`limit`] names the limits, [`metrics`] counts, [`http`] has the routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do,
-//! [`doctor`] what one of them finds, and [`pooler`] what stands between this server and Postgres.
+//! [`doctor`] what one of them finds, [`mod@why`] why a device lacks a row, and [`pooler`] what stands between this server and Postgres.
 
 pub mod admin;
 pub mod auth;
@@ -38,5 +38,6 @@ pub mod tombstones;
 pub mod turns;
 mod unprepared;
 pub mod watch;
+pub mod why;
 
 pub use http::{Listeners, Origin, ServeError, ServeOptions, TlsError, TlsFiles, URL_BYTES_MAX, serve};

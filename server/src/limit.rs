@@ -101,7 +101,7 @@ impl Limit {
             Self::WaitingMax => "too many callers wait now; ask without wait, or later",
             Self::CallerWaitingMax => "too many of your requests wait now; let one end, or ask without wait",
             Self::CallerRequestsPerSecond => "too many requests; come back after Retry-After",
-            Self::DigestsMax => "as many tables are being compared as may be; try again",
+            Self::DigestsMax => "as many tables are being scanned as may be; try again",
             Self::RequestTimeMax => "the answer took too long to begin; try again",
             _ => "a limit of the server was reached; try again",
         }

@@ -4,8 +4,8 @@
 //! ([`changes`]), or as blocks of Postgres `COPY` text between JSON lines ([`block`],
 //! [`parser`], [`copy_text`]). Both mean the same. What is there on both sides is compared by
 //! [`digests`] over [`hash`]es, which travel in the same blocks. Errors travel as RFC 9457 problems
-//! ([`problem`]). A client names its [`device`], and what becomes of all devices is in
-//! [`status`]. The crate does no I/O and knows neither Postgres nor SQLite.
+//! ([`problem`]), and [`why`] a device has a row or lacks it is told in words. A client names its [`device`], and
+//! what becomes of all devices is in [`status`]. The crate does no I/O and knows neither Postgres nor SQLite.
 
 pub mod block;
 pub mod changes;
@@ -21,6 +21,7 @@ pub mod parser;
 pub mod problem;
 pub mod status;
 pub mod timestamp;
+pub mod why;
 
 pub use block::{BlockHeader, BlockKind, Trailer};
 pub use changes::{Change, Changes, Reason};
@@ -31,6 +32,7 @@ pub use entity::{EntityDescription, EntityList, EntityName};
 pub use parser::{PageError, PageParser, PageSink};
 pub use problem::{Code, Problem, ResyncReason};
 pub use timestamp::Timestamp;
+pub use why::{AnewReason, DeletedBy, NextPull, Outcome, Why, Writing};
 
 /// Media type of a page in `COPY` blocks, what the client asks for.
 pub const COPY_MEDIA_TYPE: &str = "application/vnd.highwater.copy";

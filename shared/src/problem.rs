@@ -36,6 +36,8 @@ pub enum Code {
     InvalidWait,
     /// 400: `entity` is empty or not text.
     InvalidEntity,
+    /// 400: `key` is no key of the entity.
+    InvalidKey,
     /// 400: the body is not what the path takes.
     InvalidBody,
     /// 401: the caller did not say who it is.
@@ -46,6 +48,8 @@ pub enum Code {
     Forbidden,
     /// 404: no entity has this name.
     UnknownEntity,
+    /// 404: no device has this name, or several callers have one.
+    UnknownDevice,
     /// 404: nothing is at this path.
     NotFound,
     /// 405: the path takes another method.
@@ -78,11 +82,13 @@ impl Code {
             Self::InvalidLimit => "invalid_limit",
             Self::InvalidWait => "invalid_wait",
             Self::InvalidEntity => "invalid_entity",
+            Self::InvalidKey => "invalid_key",
             Self::InvalidBody => "invalid_body",
             Self::Unauthenticated => "unauthenticated",
             Self::ForbiddenEntity => "forbidden_entity",
             Self::Forbidden => "forbidden",
             Self::UnknownEntity => "unknown_entity",
+            Self::UnknownDevice => "unknown_device",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NotAcceptable => "not_acceptable",
@@ -104,10 +110,11 @@ impl Code {
             | Self::InvalidLimit
             | Self::InvalidWait
             | Self::InvalidEntity
+            | Self::InvalidKey
             | Self::InvalidBody => 400,
             Self::Unauthenticated => 401,
             Self::ForbiddenEntity | Self::Forbidden => 403,
-            Self::UnknownEntity | Self::NotFound => 404,
+            Self::UnknownEntity | Self::UnknownDevice | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::ResyncRequired => 410,
@@ -144,11 +151,13 @@ mod tests {
             Code::InvalidLimit,
             Code::InvalidWait,
             Code::InvalidEntity,
+            Code::InvalidKey,
             Code::InvalidBody,
             Code::Unauthenticated,
             Code::ForbiddenEntity,
             Code::Forbidden,
             Code::UnknownEntity,
+            Code::UnknownDevice,
             Code::NotFound,
             Code::MethodNotAllowed,
             Code::NotAcceptable,

@@ -7,6 +7,7 @@ pub(crate) mod run;
 pub(crate) mod seed;
 pub(crate) mod status;
 pub(crate) mod verify;
+pub(crate) mod why;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
@@ -15,7 +16,7 @@ use anyhow::Context as _;
 use highwater_client::{Client, ClientBuilder, PageApplied, Seeding, Token};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{PagesOptions, ServerOptions};
+use crate::cli::{ConnectionOptions, PagesOptions, ServerOptions};
 
 /// The environment variable that holds a token.
 const TOKEN_VARIABLE: &str = "HIGHWATER_TOKEN";
@@ -39,8 +40,12 @@ pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
 
 /// A client as the options describe it.
 fn client(options: &ServerOptions) -> ClientBuilder {
+    connected(&options.connection).entities(options.entities.iter().cloned())
+}
+
+/// A client that reaches the server as the options describe it.
+fn connected(options: &ConnectionOptions) -> ClientBuilder {
     let mut builder = Client::builder(&options.server)
-        .entities(options.entities.iter().cloned())
         .token_over_http(options.token_over_http)
         .device(&device(options));
     if let Some(token) = token(options) {
@@ -89,13 +94,13 @@ fn about_seed(seeding: &Seeding) -> Option<String> {
 }
 
 /// The name that was given, or else that of the host.
-fn device(options: &ServerOptions) -> String {
+fn device(options: &ConnectionOptions) -> String {
     let host = || gethostname::gethostname().to_string_lossy().into_owned();
     options.device.clone().unwrap_or_else(host)
 }
 
 /// The file that is named, or else the token of the environment.
-fn token(options: &ServerOptions) -> Option<Token> {
+fn token(options: &ConnectionOptions) -> Option<Token> {
     let variable = || {
         std::env::var(TOKEN_VARIABLE)
             .ok()

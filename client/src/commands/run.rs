@@ -29,7 +29,7 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
     tracing::info!(
         store = %client.store().path().display(),
         pace = options.interval.map_or("live".to_owned(), |interval| format!("every {}", humantime::format_duration(interval))),
-        "following {}", options.server.server
+        "following {}", options.server.connection.server
     );
     let _notifying = systemd::notify(&client);
     client

@@ -43,4 +43,5 @@ mod values;
 mod verify;
 mod verify_kinds;
 mod verify_live;
+mod why;
 mod writers;

@@ -59,7 +59,7 @@ fn tags(reader: &Connection) -> (Vec<String>, i64) {
 }
 
 /// A client that has applied some pages of its pull, and more are to come.
-async fn midway(rig: &Rig, store: &Path, wanted: &str) -> Process {
+pub(crate) async fn midway(rig: &Rig, store: &Path, wanted: &str) -> Process {
     let mut command = rig.pull(store, &["--limit", "10"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let process = Process::spawn(command).unwrap();

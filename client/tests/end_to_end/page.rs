@@ -149,7 +149,26 @@ async fn the_page_shows_entities_and_devices_as_text_on_every_screen() {
         browser
             .until("document.getElementById('writer').textContent.includes('a long report')")
             .unwrap();
+        // Why a row is not there, by what the server knows of the device.
+        for (field, value) in [("device", "till-7"), ("entity", "product"), ("key", "5000")] {
+            browser
+                .evaluate(&format!(
+                    "document.getElementById('why-{field}').value = '{value}'"
+                ))
+                .unwrap();
+        }
+        browser
+            .evaluate("document.getElementById('ask').requestSubmit()")
+            .unwrap();
+        browser
+            .until("document.getElementById('answer').innerText.includes('→')")
+            .unwrap();
+        let answer = text(&mut browser, "document.getElementById('answer').innerText");
+        assert!(answer.contains("There is no such row"), "{answer}");
         // Two looks, so that there are lines to draw.
+        browser
+            .until("document.querySelector('#requests strong').textContent > 0")
+            .unwrap();
         browser
             .until("document.querySelector('#waiting polyline').getAttribute('points').split(' ').length > 2")
             .unwrap();

@@ -40,6 +40,24 @@ struct Name {
     device: Box<str>,
 }
 
+/// A device that was looked for.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Whom it came as last.
+    pub(crate) caller: Caller,
+    /// Empty where it sent none, or more than is kept.
+    pub(crate) since: String,
+}
+
+/// Why a device is not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFound {
+    /// There is none of that name.
+    Nobody,
+    /// Several callers have one of that name.
+    Several,
+}
+
 /// How many devices there are, and how they fare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -94,6 +112,26 @@ impl Fleet {
                 known
             }
         }
+    }
+
+    /// Who the device of this name is, and what it sent last as `since`, of this caller where one is named.
+    pub(crate) fn find(&self, device: &str, caller: Option<&str>) -> Result<Found, NotFound> {
+        let named = {
+            let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_caller = |name: &&Name| caller.is_none_or(|caller| *name.caller == *caller);
+            let named = devices.iter().filter(|(name, _)| *name.device == *device);
+            let mut named = named.filter(|(name, _)| of_caller(name));
+            match (named.next(), named.next()) {
+                (None, _) => return Err(NotFound::Nobody),
+                (Some(_), Some(_)) => return Err(NotFound::Several),
+                (Some((_, known)), None) => Arc::clone(known),
+            }
+        };
+        let state = named.state();
+        Ok(Found {
+            caller: state.caller.clone(),
+            since: state.since.clone(),
+        })
     }
 
     /// How many there are, and how they fare. A device that waits is not failing.

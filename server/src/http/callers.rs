@@ -35,7 +35,9 @@ pub(super) const OWN: HeaderValue = HeaderValue::from_static("no-store, private"
 pub(super) enum Door {
     /// Whoever is known, by `Bearer`.
     Callers,
-    /// Operators; by `Basic` too, which browsers ask for by themselves.
+    /// Whoever is known; by `Basic` too, which browsers ask for by themselves.
+    Browsers,
+    /// Operators, by either.
     Operators,
 }
 
@@ -43,6 +45,15 @@ pub(super) enum Door {
 /// extensions of the request.
 pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     enter(&shared, Door::Callers, request, next).await
+}
+
+/// Stands before what the page asks that others ask as well.
+pub(super) async fn admit_browsers(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    enter(&shared, Door::Browsers, request, next).await
 }
 
 /// Stands before each route that is for operators.
@@ -67,11 +78,7 @@ async fn enter(shared: &Arc<Shared>, door: Door, request: Request, next: Next) -
         Ok(caller) => {
             tracing::Span::current().record("caller", caller.name());
             match shared.pace.admit(&caller).await {
-                Ok(()) if door == Door::Operators && !caller.is_operator() => {
-                    let detail = "this is for operators: for keys made with `key new --operator`, and for tokens whose \
-                                  claim `operator` is true";
-                    Refusal::new(Code::Forbidden, detail.to_owned()).into_response()
-                }
+                Ok(()) if door == Door::Operators && !caller.is_operator() => for_operators().into_response(),
                 Ok(()) => serve(shared, caller, request, next).await,
                 Err(limit) => {
                     let refusal = Refusal::new(Code::TooManyRequests, limit.told().to_owned());
@@ -83,7 +90,7 @@ async fn enter(shared: &Arc<Shared>, door: Door, request: Request, next: Next) -
         }
         Err(denied) => {
             let mut response = refusal(denied.as_ref()).into_response();
-            if door == Door::Operators && response.status() == StatusCode::UNAUTHORIZED {
+            if door != Door::Callers && response.status() == StatusCode::UNAUTHORIZED {
                 offer_basic(&mut response);
             }
             response
@@ -124,6 +131,13 @@ fn answered(visit: Option<&Visit>, response: &Response) {
     }
 }
 
+/// What those are told who are no operators.
+pub(super) fn for_operators() -> Refusal {
+    let detail = "this is for operators: for keys made with `key new --operator`, and for tokens whose claim `operator` is \
+                  true";
+    Refusal::new(Code::Forbidden, detail.to_owned())
+}
+
 /// Names the two ways in, the one that browsers know first.
 fn offer_basic(response: &mut Response) {
     let headers = response.headers_mut();
@@ -151,7 +165,7 @@ pub(super) fn credential(headers: &HeaderMap, door: Door) -> Result<Option<Cow<'
         Some((scheme, credential)) if scheme.eq_ignore_ascii_case("bearer") => {
             Ok(Some(Cow::Borrowed(credential.trim())))
         }
-        Some((scheme, _)) if door == Door::Operators && scheme.eq_ignore_ascii_case("basic") => {
+        Some((scheme, _)) if door != Door::Callers && scheme.eq_ignore_ascii_case("basic") => {
             let basic = Basic::decode(value).ok_or(Denied::Invalid("credentials that cannot be read"))?;
             Ok(Some(Cow::Owned(basic.password().to_owned())))
         }

@@ -165,7 +165,7 @@ fn whole(page: &WholePage, origin: Origin) -> (Body, bool, Option<String>, Origi
 }
 
 /// An answer that begins in time.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     time_max: Duration,
     answer: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {

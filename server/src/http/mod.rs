@@ -21,6 +21,7 @@ mod query;
 mod serving;
 mod status;
 mod tls;
+mod why;
 
 use std::sync::Arc;
 
@@ -63,6 +64,13 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));
     }
+    let for_browsers =
+        Router::new()
+            .route("/why", get(why::why))
+            .route_layer(middleware::from_fn_with_state(
+                Arc::clone(&shared),
+                callers::admit_browsers,
+            ));
     let for_operators = Router::new()
         .route("/", get(page::document))
         .route("/page.js", get(page::script))
@@ -78,6 +86,7 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
             Arc::clone(&shared),
             callers::admit,
         ))
+        .merge(for_browsers)
         .merge(for_operators)
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use highwater_shared::{Code, EntityName, Timestamp};
+use highwater_shared::{Code, EntityName};
 use url::form_urlencoded;
 
 use super::problem::Refusal;
-use crate::cursor::{Cursor, CursorError};
 use crate::page::{PAGE_ROWS, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
@@ -53,45 +52,26 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
 
 /// Reads a date or a cursor.
 pub(super) fn since(value: &str) -> Result<Since, Refusal> {
-    // Every date has a colon, and no cursor does.
-    if value.contains(':') {
-        return match value.parse() {
-            // Nothing is older than that; and 0000 is a year to RFC 3339, and none to Postgres.
-            Ok(date) if date <= Timestamp::EPOCH => Ok(Since::Nothing),
-            Ok(date) => Ok(Since::Date(date)),
-            Err(error) => Err(Refusal::new(Code::InvalidSince, format!("since: {error}"))),
-        };
-    }
-    match Cursor::decode(value) {
-        Ok(cursor) => Ok(Since::Cursor(Box::new(cursor))),
-        Err(error @ CursorError::Damaged) => Err(Refusal::new(
-            Code::InvalidSince,
-            format!(
-                "since: {error}; send the `next` of a response as it came, or an RFC 3339 date such as 2026-11-22T10:00:00Z"
-            ),
-        )),
-        Err(error @ CursorError::Newer) => Err(Refusal::new(
-            Code::InvalidSince,
-            format!("since: {error}; ask again without since"),
-        )),
-    }
+    Since::read(value).map_err(|error| Refusal::new(Code::InvalidSince, format!("since: {error}")))
 }
 
 fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {
-    value
-        .split(',')
-        .map(|name| match name {
-            "" => Err(Refusal::new(
-                Code::InvalidEntity,
-                "entity: a name is empty; GET /entities lists the names".to_owned(),
-            )),
-            name if name.contains(char::is_control) => Err(Refusal::new(
-                Code::InvalidEntity,
-                format!("entity: {name:?} has control characters"),
-            )),
-            name => Ok(EntityName::new(name)),
-        })
-        .collect()
+    value.split(',').map(entity).collect()
+}
+
+/// Reads one name.
+pub(super) fn entity(name: &str) -> Result<EntityName, Refusal> {
+    match name {
+        "" => Err(Refusal::new(
+            Code::InvalidEntity,
+            "entity: a name is empty; GET /entities lists the names".to_owned(),
+        )),
+        name if name.contains(char::is_control) => Err(Refusal::new(
+            Code::InvalidEntity,
+            format!("entity: {name:?} has control characters"),
+        )),
+        name => Ok(EntityName::new(name)),
+    }
 }
 
 fn limit(value: &str, most: u64) -> Result<u64, Refusal> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use highwater_shared::Timestamp;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use super::options::ServeOptions;
 use super::tls::{Tls, TlsError};
-use super::{connection, listen, metrics_router, openapi, router};
+use super::{connection, handlers, listen, metrics_router, openapi, router};
 use crate::database;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     /// The body of `GET /openapi.json`.
     pub(super) document: Bytes,
     pub(super) began: Instant,
+    /// The same, for people.
+    pub(super) started: Timestamp,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -176,6 +179,7 @@ impl Shared {
             node,
             options,
             began: Instant::now(),
+            started: handlers::now(),
             shutdown,
         }
     }

@@ -1,11 +1,9 @@
 //! `GET /status`: reads what is searched for, and tells operators how everything fares.
 
-use std::time::Duration;
-
 use axum::extract::RawQuery;
 use axum::response::{IntoResponse as _, Json, Response};
+use highwater_shared::Code;
 use highwater_shared::status::{ServerStatus, Status};
-use highwater_shared::{Code, Timestamp};
 use url::form_urlencoded;
 
 use super::handlers::now;
@@ -47,12 +45,10 @@ pub(super) async fn status(shared: State, RawQuery(query): RawQuery) -> Result<R
 }
 
 fn server(shared: &Shared) -> ServerStatus {
-    let (now, age): (Timestamp, Duration) = (now(), shared.began.elapsed());
-    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     ServerStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        now,
-        started: Timestamp::from_micros(now.micros().saturating_sub(age)),
+        now: now(),
+        started: shared.started,
         requests: shared.node.metrics.requests(),
         answering: shared.turns.answering() as u64,
         waiting: shared.turns.waiting() as u64,

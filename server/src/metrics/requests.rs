@@ -39,6 +39,7 @@ pub(crate) enum Route {
     Changes,
     Digests,
     Entities,
+    Why,
     Healthz,
     Readyz,
     Metrics,
@@ -71,10 +72,11 @@ pub(super) struct Requests {
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Changes,
         Self::Digests,
         Self::Entities,
+        Self::Why,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
@@ -97,6 +99,7 @@ impl Route {
             Self::Changes => "/changes",
             Self::Digests => "/digests",
             Self::Entities => "/entities",
+            Self::Why => "/why",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",

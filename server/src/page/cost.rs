@@ -143,6 +143,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
                             range: &range,
                             after,
                             target,
+                            only: None,
                         };
                         let text = sql::statement(part, format, LIMIT.into()).unwrap().text;
                         let select = text

@@ -8,8 +8,9 @@ use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 
+use super::delta::Delta;
 use super::digests_sql::{self as sql, Digested, Encoding};
-use super::open::{Delta, OpenPage, Opened};
+use super::open::{LAGS, OpenPage, Opened};
 use super::rows::Budget;
 use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;
@@ -47,8 +48,7 @@ pub struct OpenDigests {
 /// Begins: locks, snapshot and checks are those of a page.
 pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigests, ReadError> {
     let names: Vec<EntityName> = asked.entities.iter().map(|of| of.entity.clone()).collect();
-    let lags =
-        || ReadError::Unavailable("this Postgres lags behind what the cursor has seen; try again".to_owned());
+    let lags = || ReadError::Unavailable(LAGS.to_owned());
     let since = match &asked.since {
         Since::Cursor(cursor) => Since::Cursor(Box::new(Cursor {
             pull: None,

@@ -11,6 +11,7 @@ use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
 use crate::snapshot::Snapshot;
 
+use super::conditions::{in_scopes, tombstones_of};
 use super::sql::seen_by;
 
 /// A text whose hash tells whether this Postgres computes it as the others do. A machine that writes
@@ -137,19 +138,11 @@ impl Digested<'_> {
     /// The keys of all that the snapshot has not seen, removed, flagged or live: statements that walk
     /// the index over ids.
     pub(super) fn changed(&self) -> Result<Vec<String>, NulInText> {
-        let number = self.entity.covered.number;
         let tombstone_key = self.entity.key.iter().enumerate();
         let tombstone_key: Vec<String> = tombstone_key
             .map(|(place, column)| format!("(t.key[{}])::{}", place + 1, column.cast))
             .collect();
-        let tombstones = match self.scopes {
-            // The cast chooses the index.
-            Some(scopes) => format!(
-                "highwater.tombstone t where t.entity::bigint = {number} and t.scope = any ({})",
-                list(scopes, "text")?
-            ),
-            None => format!("highwater.tombstone t where t.entity = {number}"),
-        };
+        let tombstones = tombstones_of(self.entity, self.scopes)?;
         let rows = format!("{} t where {}", self.entity.table, self.in_scope()?);
         let mut statements = Vec::new();
         for unseen in unseen_by(self.seen) {
@@ -186,15 +179,7 @@ impl Digested<'_> {
     }
 
     fn in_scope(&self) -> Result<String, NulInText> {
-        Ok(match (self.scopes, &self.entity.scope) {
-            (Some(scopes), Some(scope)) => {
-                let column = identifier(&scope.column);
-                format!("t.{column} = any ({})", list(scopes, &scope.cast)?)
-            }
-            // What may not be read at all is asked for by nobody.
-            (Some(_), None) => "false".to_owned(),
-            (None, _) => "true".to_owned(),
-        })
+        in_scopes(self.entity, self.scopes)
     }
 
     fn key(&self) -> Vec<String> {
@@ -300,12 +285,4 @@ fn unseen_by(seen: &Snapshot) -> Vec<String> {
         unseen.push(format!("t.changed_xid = any ('{{{}}}'::xid8[])", xids.join(",")));
     }
     unseen
-}
-
-fn list(values: &[String], cast: &str) -> Result<String, NulInText> {
-    let values: Vec<String> = values
-        .iter()
-        .map(|value| literal(value))
-        .collect::<Result<_, _>>()?;
-    Ok(format!("array[{}]::{cast}[]", values.join(", ")))
 }

@@ -3,10 +3,12 @@
 //! `open` begins the transaction, asks what has changed (`probe`) and decides what is to be sent
 //! (`plan`); `send` lets the rows pass from Postgres to the response without decoding them (`rows`,
 //! by statements from `sql`, through `output`). `digests` begins as a page does, and sends what a store
-//! can be compared with.
+//! can be compared with; `single` tells of one row what the pages to come send.
 
+mod conditions;
 #[cfg(test)]
 mod cost;
+mod delta;
 mod digests;
 mod digests_sql;
 mod open;
@@ -15,6 +17,7 @@ mod plan;
 mod probe;
 mod rows;
 mod send;
+mod single;
 #[cfg(test)]
 mod slow;
 mod sql;
@@ -22,19 +25,22 @@ mod sql;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use highwater_shared::timestamp::TimestampError;
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
 use crate::caller::Caller;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, CursorError};
 use crate::database::sqlstate;
 use crate::limit::{Limit, PageBounds};
 
+pub(crate) use conditions::{RowKey, in_scopes, tombstones_of};
 pub use digests::{DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, WholePage, tag};
 pub(crate) use plan::{Evidence, MOVED, Standing, check};
 pub(crate) use probe::Probe;
+pub(crate) use single::{Round, Single, open_single};
 
 /// Rows in a page where the caller names no limit.
 pub const PAGE_ROWS: u64 = 50_000;
@@ -50,7 +56,42 @@ pub enum Since {
     Cursor(Box<Cursor>),
 }
 
+/// The text says nothing of what a caller has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SinceError {
+    /// It has a colon, and is no date.
+    #[error("{0}")]
+    Date(#[from] TimestampError),
+    /// It has none, and is no cursor.
+    #[error("{0}; {remedy}", remedy = cursor_remedy(*.0))]
+    Cursor(#[from] CursorError),
+}
+
+fn cursor_remedy(error: CursorError) -> &'static str {
+    match error {
+        CursorError::Damaged => {
+            "send the `next` of a response as it came, or an RFC 3339 date such as 2026-11-22T10:00:00Z"
+        }
+        CursorError::Newer => "ask again without since",
+    }
+}
+
 impl Since {
+    /// Reads a date or a cursor.
+    pub fn read(text: &str) -> Result<Self, SinceError> {
+        // Every date has a colon, and no cursor does.
+        if text.contains(':') {
+            let date: Timestamp = text.parse()?;
+            // Nothing is older than that; and 0000 is a year to RFC 3339, and none to Postgres.
+            return Ok(if date <= Timestamp::EPOCH {
+                Self::Nothing
+            } else {
+                Self::Date(date)
+            });
+        }
+        Ok(Self::Cursor(Box::new(Cursor::decode(text)?)))
+    }
+
     /// Whether this goes on in the middle of a pull, towards a snapshot that an earlier page took.
     pub fn is_midway(&self) -> bool {
         matches!(self, Self::Cursor(cursor) if cursor.pull.is_some())

@@ -1,14 +1,13 @@
 //! Begins a page: the locks, then the snapshot, then the decision what is to be sent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use highwater_shared::{EntityName, Trailer};
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::AssertSqlSafe;
 
+use super::delta::{self, Delta};
 use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
-use super::sql::Range;
 use super::{Asked, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::Seen;
@@ -18,9 +17,13 @@ use crate::node::Node;
 use crate::samples;
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
+use crate::unprepared;
 
 /// How often a page is begun because tables were altered meanwhile.
 const ATTEMPTS_MAX: usize = 4;
+
+/// What is said where a cursor has seen more than this Postgres has, and nothing can be answered for that.
+pub(super) const LAGS: &str = "this Postgres lags behind what the cursor has seen; try again";
 
 /// A page whose transaction stands, and of which nothing has been sent.
 #[derive(Debug)]
@@ -34,82 +37,6 @@ pub struct OpenPage {
     pub(super) delta: HashMap<i32, Delta>,
     /// What the caller may see.
     pub(super) limits: Limits,
-}
-
-/// What of an entity a caller has not seen.
-#[derive(Debug, Default)]
-pub(super) struct Delta {
-    /// By the place of a scope among those that the caller may see; one where it sees all.
-    pub(super) scopes: BTreeMap<usize, ScopeDelta>,
-    /// Whether the table was truncated.
-    pub(super) truncated: bool,
-    /// The scopes that have changed, where that was asked; `None` where they are too many.
-    changed: Option<Vec<String>>,
-}
-
-/// What of a scope a caller has not seen.
-#[derive(Debug, Default)]
-pub(super) struct ScopeDelta {
-    /// Ranges that hold changed rows.
-    pub(super) rows: Vec<Range>,
-    /// Those of them that hold rows whose deleted flag is set.
-    pub(super) flagged: Vec<Range>,
-    pub(super) tombstones: Vec<Range>,
-}
-
-impl Delta {
-    pub(super) fn holds_any(&self) -> bool {
-        self.truncated || self.scopes.values().any(ScopeDelta::holds_any)
-    }
-
-    /// Adds a row that was found by a probe.
-    fn add(&mut self, row: &PgRow, seen: &Seen) -> Result<(), sqlx::Error> {
-        let place: i32 = row.try_get("place")?;
-        let place = usize::try_from(place - 1).unwrap_or_default();
-        self.scopes.insert(place, ScopeDelta::read(row, seen)?);
-        self.truncated |= row.try_get::<bool, _>("truncated")?;
-        self.changed = row.try_get("scopes")?;
-        Ok(())
-    }
-}
-
-impl ScopeDelta {
-    fn holds_any(&self) -> bool {
-        !(self.rows.is_empty() && self.tombstones.is_empty())
-    }
-
-    /// Leaves out the single ids that do not belong to a page.
-    fn retain(&mut self, belongs: impl Fn(Xid) -> bool) {
-        let kept = |range: &Range| !matches!(range, Range::Xid(xid) if !belongs(*xid));
-        self.rows.retain(kept);
-        self.flagged.retain(kept);
-        self.tombstones.retain(kept);
-    }
-
-    /// Reads it from a row that was found by a probe.
-    fn read(row: &PgRow, seen: &Seen) -> Result<Self, sqlx::Error> {
-        let ranges = |xids: &str, later: &str| -> Result<Vec<Range>, sqlx::Error> {
-            let mut xids: Vec<Xid> = row
-                .try_get::<Vec<String>, _>(xids)?
-                .iter()
-                .flat_map(|xid| xid.parse())
-                .collect();
-            xids.sort_unstable();
-            let mut ranges: Vec<Range> = xids.into_iter().map(Range::Xid).collect();
-            if row.try_get(later)? {
-                ranges.push(match seen {
-                    Seen::Snapshot(seen) => Range::From(seen.xmax()),
-                    Seen::Date(date) => Range::Date(*date),
-                });
-            }
-            Ok(ranges)
-        };
-        Ok(Self {
-            rows: ranges("row_xids", "later_rows")?,
-            flagged: ranges("flagged_xids", "later_flagged")?,
-            tombstones: ranges("tombstone_xids", "later_tombstones")?,
-        })
-    }
 }
 
 /// A page, where there is one.
@@ -183,13 +110,10 @@ async fn begin(
     node: &Node,
     request: &PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
-    let (seen, covered) = plan::seen(&request.since);
-    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
-    let asked = &request.entities;
-    let mut look = look_at(connection, node, asked, &seen, Some(&request.caller), goes_on).await?;
-    let evidence = evidence(connection, &request.since, &look.moment).await?;
-    if plan::check(&request.since, &look.moment, &evidence, &look.limits)? == Standing::Behind {
-        return behind(&request.since, &look.entities).map(Err);
+    let (since, asked) = (&request.since, &request.entities);
+    let (mut look, standing) = stand(connection, node, since, asked, &request.caller).await?;
+    if standing? == Standing::Behind {
+        return behind(since, &look.entities).map(Err);
     }
     if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
         if !request.entities.needed().is_empty() {
@@ -198,26 +122,24 @@ async fn begin(
         tracing::warn!(fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
-    let is_truncated = |number| {
-        let delta = look.delta.get(&number);
-        delta.is_some_and(|delta| delta.truncated)
-    };
-    let plan = plan::plan(
-        &request.since,
-        &look.entities,
-        &look.moment.snapshot,
-        is_truncated,
-    );
-    // What the target has not seen belongs to the next round.
-    let belongs = |xid: Xid| plan.fresh || plan.target.sees(xid);
-    for delta in look
-        .delta
-        .values_mut()
-        .flat_map(|delta| delta.scopes.values_mut())
-    {
-        delta.retain(belongs);
-    }
+    let plan = look.plan(since);
     Ok(Ok((look, plan)))
+}
+
+/// Begins the transaction, and tells what there is and how this Postgres stands to what the caller has.
+pub(super) async fn stand(
+    connection: &mut Connection,
+    node: &Node,
+    since: &Since,
+    asked: &Asked,
+    caller: &Caller,
+) -> Result<(Look, Result<Standing, ReadError>), ReadError> {
+    let (seen, covered) = plan::seen(since);
+    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
+    let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
+    let evidence = evidence(connection, since, &look.moment).await?;
+    let standing = plan::check(since, &look.moment, &evidence, &look.limits);
+    Ok((look, standing))
 }
 
 /// What a transaction finds: what was asked for, and what has changed in it.
@@ -226,11 +148,54 @@ pub(crate) struct Look {
     pub(crate) moment: Moment,
     /// By number.
     pub(crate) entities: Vec<Entity>,
-    delta: HashMap<i32, Delta>,
-    limits: Limits,
+    pub(super) delta: HashMap<i32, Delta>,
+    pub(super) limits: Limits,
 }
 
 impl Look {
+    /// Plans what a page sends of it, and leaves out of the delta what that page does not.
+    pub(super) fn plan(&mut self, since: &Since) -> Plan {
+        let plan = plan::plan(since, &self.entities, &self.moment.snapshot, |number| {
+            self.is_truncated(number)
+        });
+        // What the target has not seen belongs to the next round.
+        let belongs = |xid: Xid| plan.fresh || plan.target.sees(xid);
+        for delta in self.delta.values_mut() {
+            for delta in delta.scopes.values_mut() {
+                delta.retain(belongs);
+            }
+        }
+        plan
+    }
+
+    /// Looks at the same moment again, for a caller that has seen this. The transaction still stands.
+    pub(super) async fn again(
+        &mut self,
+        connection: &mut Connection,
+        seen: &Seen,
+    ) -> Result<(), sqlx::Error> {
+        let probed: Vec<(&Entity, Probed<'_>)> = self
+            .entities
+            .iter()
+            .map(|entity| (entity, Probed::Within(self.limits.of(entity.covered.number))))
+            .collect();
+        let probe = probe::probe(&probed, seen);
+        let mut query = unprepared::query(AssertSqlSafe(probe.text))
+            .bind(probe.xids)
+            .bind(probe.bound);
+        for scopes in probe.scopes {
+            query = query.bind(scopes);
+        }
+        let rows = query.fetch_all(connection.get()?).await?;
+        self.delta = delta::read(&rows, seen)?;
+        Ok(())
+    }
+
+    /// Whether the table of an entity was truncated, unseen by the caller.
+    pub(super) fn is_truncated(&self, number: i32) -> bool {
+        self.delta.get(&number).is_some_and(|delta| delta.truncated)
+    }
+
     /// Whether an entity has changes that were not seen.
     pub(crate) fn is_changed(&self, number: i32) -> bool {
         self.delta.get(&number).is_some_and(Delta::holds_any)
@@ -301,16 +266,10 @@ async fn look_at(
         };
         match opened.await {
             Ok((moment, signature, rows)) if signature == known.signature => {
-                let mut delta: HashMap<i32, Delta> = HashMap::new();
-                for row in &rows {
-                    if let Some(number) = row.try_get::<Option<i32>, _>("number")? {
-                        delta.entry(number).or_default().add(row, seen)?;
-                    }
-                }
                 return Ok(Look {
                     moment,
                     entities,
-                    delta,
+                    delta: delta::read(&rows, seen)?,
                     limits,
                 });
             }
@@ -349,8 +308,7 @@ async fn evidence(
 /// The answer to a caller that is ahead of this Postgres: its own cursor, where that stands for just what
 /// was asked for.
 fn behind(since: &Since, entities: &[Entity]) -> Result<Trailer, ReadError> {
-    let later =
-        || ReadError::Unavailable("this Postgres lags behind what the cursor has seen; try again".to_owned());
+    let later = || ReadError::Unavailable(LAGS.to_owned());
     let Since::Cursor(cursor) = since else {
         return Err(later());
     };

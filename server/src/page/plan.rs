@@ -31,6 +31,16 @@ pub(super) struct Plan {
     pub(super) parts: Vec<Part>,
 }
 
+impl Plan {
+    /// What the caller has seen when all parts have been sent to their end.
+    pub(super) fn seen_at_end(&self) -> Snapshot {
+        match &self.seen {
+            Seen::Snapshot(seen) if !self.fresh => seen.union(&self.target),
+            Seen::Snapshot(_) | Seen::Date(_) => self.target.clone(),
+        }
+    }
+}
+
 /// An entity's part of a page.
 #[derive(Debug)]
 pub(super) struct Part {

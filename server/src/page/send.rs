@@ -1,9 +1,12 @@
 //! Sends a page: its rows in their order, and the trailer with the cursor that they lead to.
 
+use std::cmp::Ordering;
+
 use highwater_shared::{Timestamp, Trailer};
 use tokio::time::Instant;
 
-use super::open::{Delta, OpenPage, ScopeDelta};
+use super::delta::{Delta, ScopeDelta};
+use super::open::OpenPage;
 use super::plan::{Part, Plan};
 use super::rows::{self, Budget, End};
 use super::sql::{self, InScope, Range};
@@ -70,24 +73,16 @@ impl OpenPage {
             let number = entity.covered.number;
             let all = self.limits.of(number);
             for (step, scopes) in steps(part, self.delta.get(&number), all) {
-                let resumed = part.from.as_ref().filter(|from| from.step == step);
-                if step == Step::Anew && resumed.is_none() {
+                if step == Step::Anew && part.from.is_none() {
                     out.reset(entity).await?;
                 }
                 out.begin_block(entity, sql::kind(step))?;
                 for (place, ranges) in scopes {
-                    let place_number = u32::try_from(place).unwrap_or(u32::MAX);
-                    if resumed.is_some_and(|from| place_number < from.scope) {
+                    let Entry::Open(at) = resumed(part, step, place) else {
                         continue;
-                    }
-                    let here = resumed.filter(|from| from.scope == place_number);
-                    let mut at = here.and_then(|from| from.after.clone());
-                    let scope = all.and_then(|all| {
-                        Some(InScope {
-                            value: all.get(place)?,
-                            all,
-                        })
-                    });
+                    };
+                    let mut at = at.cloned();
+                    let scope = in_scope(all, place);
                     for range in &ranges {
                         let Entry::Open(after) = entry(range, at.as_ref()) else {
                             continue;
@@ -99,6 +94,7 @@ impl OpenPage {
                             range,
                             after,
                             target: (!self.plan.fresh).then_some(&self.plan.target),
+                            only: None,
                         };
                         // A cursor with a NUL was not made here.
                         let statement = sql::statement(part, self.request.format, budget.rows_left + 1)
@@ -113,7 +109,7 @@ impl OpenPage {
                             let position = Position {
                                 entity: number,
                                 step,
-                                scope: place_number,
+                                scope: number_of(place),
                                 after: at,
                             };
                             return Ok(Some((position, end)));
@@ -190,14 +186,10 @@ impl OpenPage {
             Since::Nothing | Since::Date(_) => (Vec::new(), Lsn(0)),
         };
         let Plan {
-            seen,
-            target,
-            pulled,
-            fresh,
-            ..
+            seen, target, pulled, ..
         } = &self.plan;
-        let (seen, covered, pull) = match (full, seen) {
-            (Some(position), seen) => {
+        let (seen, covered, pull) = match full {
+            Some(position) => {
                 let pull = Pull {
                     target: target.clone(),
                     pulled: pulled.clone(),
@@ -205,10 +197,7 @@ impl OpenPage {
                 };
                 (seen.clone(), covered, Some(pull))
             }
-            (None, Seen::Snapshot(seen)) if !fresh => {
-                (Seen::Snapshot(seen.union(target)), pulled.clone(), None)
-            }
-            (None, _) => (Seen::Snapshot(target.clone()), pulled.clone(), None),
+            None => (Seen::Snapshot(self.plan.seen_at_end()), pulled.clone(), None),
         };
         let mut cursor = Cursor {
             source: self.moment.source,
@@ -241,10 +230,10 @@ struct Begun {
 }
 
 /// What a step walks: ranges, by the place of their scope.
-type Walk = Vec<(usize, Vec<Range>)>;
+pub(super) type Walk = Vec<(usize, Vec<Range>)>;
 
 /// The steps of a part that are still to be taken, with what each walks.
-fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String]>) -> Vec<(Step, Walk)> {
+pub(super) fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String]>) -> Vec<(Step, Walk)> {
     if part.anew {
         // In the order of the key where all is sent; a scope has no index for that.
         let walk = limited.map_or_else(
@@ -272,15 +261,39 @@ fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String]>) -> Vec<
     .collect()
 }
 
-/// Where a range is entered, when the page stands `at` a row of its step.
-enum Entry<'a> {
+/// The scope in which a walk is, by its place among all that the caller may see.
+pub(super) fn in_scope(all: Option<&[String]>, place: usize) -> Option<InScope<'_>> {
+    let all = all?;
+    let value = all.get(place)?;
+    Some(InScope { value, all })
+}
+
+fn number_of(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+/// Where a step is entered in a scope, when earlier pages have sent some of the part.
+pub(super) fn resumed(part: &Part, step: Step, place: usize) -> Entry<'_> {
+    let Some(from) = part.from.as_ref().filter(|from| from.step == step) else {
+        return Entry::Open(None);
+    };
+    match number_of(place).cmp(&from.scope) {
+        Ordering::Less => Entry::Passed,
+        Ordering::Equal => Entry::Open(from.after.as_ref()),
+        Ordering::Greater => Entry::Open(None),
+    }
+}
+
+/// Where something is entered, when the page stands at a row.
+pub(super) enum Entry<'a> {
     /// At its start, or after a row in it.
     Open(Option<&'a After>),
     /// Not at all: it lies behind.
     Passed,
 }
 
-fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
+/// Where a range is entered, when the page stands `at` a row of its step.
+pub(super) fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
     let Some(after) = at else { return Entry::Open(None) };
     match range {
         Range::Xid(xid) if after.order > xid.0 => Entry::Passed,
@@ -291,7 +304,7 @@ fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
 
 /// A value that Postgres cannot read, in a statement that takes up a position, came from the
 /// cursor. In one that reads tombstones it may be a key from before its type was changed.
-fn blame(error: ReadError, entity: &Entity, step: Step, after: Option<&After>) -> ReadError {
+pub(super) fn blame(error: ReadError, entity: &Entity, step: Step, after: Option<&After>) -> ReadError {
     let ReadError::Postgres(error) = error else {
         return error;
     };

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use highwater_shared::{BlockKind, Column, ColumnRole, Reason, Timestamp};
 
 use super::Format;
+use super::conditions::RowKey;
 use crate::cursor::{After, Step};
 use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
@@ -81,6 +82,8 @@ pub(super) struct Part<'a> {
     pub(super) after: Option<&'a After>,
     /// What this has seen only.
     pub(super) target: Option<&'a Snapshot>,
+    /// The row with this key only.
+    pub(super) only: Option<&'a RowKey>,
 }
 
 /// The statement that reads `limit` rows of a part.
@@ -92,6 +95,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         range,
         after,
         target,
+        only,
     } = part;
     let tombstones = step == Step::Tombstones;
     let key: Vec<String> = if tombstones {
@@ -163,6 +167,14 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
             let column = identifier(&scope.column);
             let _ = write!(text, " and t.{column} = {}::{}", literal(seen.value)?, scope.cast);
         }
+    }
+    if let Some(key) = only {
+        let is_it = if tombstones {
+            key.of_tombstone()?
+        } else {
+            key.of_row(entity)?
+        };
+        let _ = write!(text, " and {is_it}");
     }
     let casts: Vec<&str> = if tombstones {
         vec!["bigint"]

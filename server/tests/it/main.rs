@@ -49,3 +49,5 @@ mod standby;
 mod timely;
 mod tls;
 mod tokens;
+mod why;
+mod why_random;

@@ -134,6 +134,12 @@ async fn every_answer_is_as_the_document_says() {
         document.holds(path, server.get(path).await).await;
     }
     get_as_device(server).await;
+    for path in [
+        "/why?device=till-7&entity=product&key=1",
+        "/why?device=nobody&entity=product&key=1",
+    ] {
+        document.holds("/why", server.get(path).await).await;
+    }
     for path in ["/status", "/status?search=till&limit=1", "/status?limit=many"] {
         document.holds("/status", server.get(path).await).await;
     }
@@ -164,6 +170,19 @@ async fn every_answer_is_as_the_document_says() {
         .holds("/changes", server.get_as("/changes", "text/html").await)
         .await;
 
+    let settled = whole["next"].as_str().unwrap();
+    for query in [
+        "entity=product&key=1".to_owned(),
+        format!("entity=product&key=%7B%22id%22:4%7D&since={settled}"),
+        format!("entity=product&key=99&since={settled}"),
+        "entity=product&key=one".to_owned(),
+        "entity=nosuch&key=1".to_owned(),
+    ] {
+        document
+            .holds("/why", server.get(&format!("/why?{query}")).await)
+            .await;
+    }
+
     // The lines of a page in COPY blocks that are JSON are in the document too.
     let blocks = server
         .get_as("/changes", "application/vnd.highwater.copy")
@@ -180,7 +199,6 @@ async fn every_answer_is_as_the_document_says() {
     let asks = |since: &str, entity: &str| {
         format!(r#"{{"since": {since:?}, "entities": [{{"entity": {entity:?}, "bits": 2}}]}}"#)
     };
-    let settled = whole["next"].as_str().unwrap();
     for body in [
         asks(settled, "product"),
         asks("nonsense", "product"),
@@ -220,6 +238,9 @@ async fn every_answer_is_as_the_document_says() {
         document.holds(path, busy.get(path).await).await;
     }
     document
+        .holds("/why", busy.get("/why?entity=product&key=1").await)
+        .await;
+    document
         .holds("/digests", busy.post("/digests", "", None).await)
         .await;
 
@@ -255,7 +276,8 @@ async fn every_answer_is_as_the_document_says() {
             "/page.js 503",
             "/readyz 503",
             "/status 500",
-            "/status 503"
+            "/status 503",
+            "/why 500"
         ]
     );
 }
@@ -309,6 +331,9 @@ async fn every_refusal_of_a_caller_is_as_the_document_says() {
             server.get_by("/changes?entity=product", &bearer).await,
         )
         .await;
+    let path = "/why?entity=product&key=1";
+    document.holds("/why", server.get(path).await).await;
+    document.holds("/why", server.get_by(path, &bearer).await).await;
     for path in ["/healthz", "/readyz", "/openapi.json"] {
         document.holds(path, server.get(path).await).await;
     }

@@ -180,6 +180,82 @@ async fn the_page_may_load_what_stands_beside_it_and_nothing_else() {
     );
 }
 
+/// GETs a path as a device of the caller with this key.
+async fn as_device(server: &Served, path: &str, key: &str, device: &str) -> Value {
+    let request = reqwest::Client::new()
+        .get(format!("http://{}{path}", server.address))
+        .header("highwater-client", device);
+    let response = request.bearer_auth(key).send().await.unwrap();
+    response.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
+    let rig = Rig::start(TABLES).await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let options = highwater_server::admin::EnableOptions {
+        scope: Some("tenant".to_owned()),
+        ..Default::default()
+    };
+    highwater_server::admin::enable(&mut connection, "product", &options)
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let operator = key(&file, true);
+    let of_tenant = |name: &str, tenant: &str| {
+        let grant = Grant {
+            name: name.to_owned(),
+            scopes: [("tenant".to_owned(), [tenant.to_owned()].into())].into(),
+            ..Grant::default()
+        };
+        auth::add_key(&file, &NewKey { grant, expires: None }).unwrap()
+    };
+    let (even, odd) = (of_tenant("even", "0"), of_tenant("odd", "1"));
+    let authenticator = Authenticator::open(AuthOptions {
+        api_keys: Some(file.clone()),
+        tokens: None,
+    });
+    let options = ServeOptions {
+        authenticator: Some(Arc::new(authenticator.await.unwrap())),
+        ..ServeOptions::default()
+    };
+    let server = Served::start_with(&rig.pool, options).await;
+    let page = as_device(&server, "/changes", &even, "\"till\"").await;
+    let since = format!("/changes?since={}", page["next"].as_str().unwrap());
+    as_device(&server, &since, &even, "\"till\"").await;
+    let by = basic("anna", &operator);
+    let ask = async |query: &str| -> Value {
+        let path = format!("/why?entity=product&{query}");
+        server.get_by(&path, &by).await.json().await.unwrap()
+    };
+    assert_eq!(ask("device=till&key=2").await["outcome"], "seen");
+    let other = ask("device=till&key=3").await;
+    assert_eq!(
+        (&other["outcome"], &other["scope"]),
+        (&json!("other_scope"), &json!("1")),
+        "{other}"
+    );
+    rig.run("update product set tenant = tenant where id = 2; update product set tenant = 1 where id = 4")
+        .await;
+    assert_eq!(ask("device=till&key=4").await["nextPull"], "deletion");
+    // Whoever is no operator is told nothing of devices, not even that there are none.
+    for device in ["till", "nobody"] {
+        let path = format!("/why?entity=product&key=2&device={device}");
+        let refused = server.get_by(&path, &format!("Bearer {odd}")).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    }
+    let unknown = ask("device=nobody&key=2").await;
+    assert_eq!(unknown["code"], "unknown_device");
+    as_device(&server, "/changes", &odd, "\"till\"").await;
+    assert_eq!(
+        ask("device=till&key=2").await["code"],
+        "unknown_device",
+        "there are two"
+    );
+    assert_eq!(ask("device=till&caller=odd&key=3").await["outcome"], "live");
+}
+
 async fn until(server: &Served, holds: impl Fn(&Value) -> bool) -> Value {
     let mut status = Value::Null;
     let wait = async {

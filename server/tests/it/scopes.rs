@@ -22,14 +22,14 @@ const TABLES: &str = "create table product (id int primary key, tenant int, name
     insert into news values (1, 'for all')";
 
 /// Products of tenants, and news for all of them.
-struct Tenants {
-    rig: Rig,
-    server: Served,
+pub(crate) struct Tenants {
+    pub(crate) rig: Rig,
+    pub(crate) server: Served,
     _folder: tempfile::TempDir,
 }
 
 impl Tenants {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let rig = Rig::start(TABLES).await;
         let mut connection = rig.database.connect().await.unwrap();
         let by_tenant = EnableOptions {
@@ -65,11 +65,11 @@ impl Tenants {
         }
     }
 
-    async fn get(&self, query: &str, caller: &str) -> reqwest::Response {
+    pub(crate) async fn get(&self, query: &str, caller: &str) -> reqwest::Response {
         self.server.get_by(&format!("/changes?{query}"), caller).await
     }
 
-    async fn page(&self, query: &str, caller: &str) -> Value {
+    pub(crate) async fn page(&self, query: &str, caller: &str) -> Value {
         let response = self.get(query, caller).await;
         assert_eq!(response.status(), StatusCode::OK, "{query}");
         response.json().await.unwrap()
@@ -118,7 +118,7 @@ impl Tenants {
 }
 
 /// A caller whose token claims this.
-fn caller(claims: &Value) -> String {
+pub(crate) fn caller(claims: &Value) -> String {
     let mut all = json!({"sub": "till", "exp": get_current_timestamp() + 3_600});
     all.as_object_mut()
         .unwrap()
@@ -131,7 +131,7 @@ fn caller(claims: &Value) -> String {
     format!("Bearer {}", token.unwrap())
 }
 
-fn of(tenants: &[i32]) -> String {
+pub(crate) fn of(tenants: &[i32]) -> String {
     caller(&json!({ "tenant": tenants }))
 }
 

@@ -11,7 +11,7 @@ mod tests;
 use bytes::Bytes;
 use highwater_shared::{
     BlockHeader, COPY_MEDIA_TYPE, Changes, Code, DigestsRequest, EntityList, JSON_MEDIA_TYPE, Problem,
-    Trailer, status::Status,
+    Trailer, Why, status::Status,
 };
 use utoipa::ToSchema;
 use utoipa::openapi::link::LinkBuilder;
@@ -58,6 +58,7 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
     add::<Changes>(&mut schemas);
     add::<DigestsRequest>(&mut schemas);
     add::<EntityList>(&mut schemas);
+    add::<Why>(&mut schemas);
     add::<Problem>(&mut schemas);
     add::<Status>(&mut schemas);
     // The lines of a page in COPY blocks that are JSON.
@@ -74,24 +75,22 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
         .path("/changes", get(changes(page_rows_max), asks))
         .path("/digests", route(HttpMethod::Post, digests(), asks))
         .path("/entities", get(entities(), asks))
-        .path("/status", get(status(), asks.operators()))
+        .path("/why", get(why(), asks.browsers()))
+        .path("/status", get(status(), asks.browsers()))
         .path(
             "/",
-            get(
-                file("page", "The page for people.", "text/html"),
-                asks.operators(),
-            ),
+            get(file("page", "The page for people.", "text/html"), asks.browsers()),
         )
         .path(
             "/page.js",
             get(
                 file("script", "What the page does.", "text/javascript"),
-                asks.operators(),
+                asks.browsers(),
             ),
         )
         .path(
             "/page.css",
-            get(file("style", "How the page looks.", "text/css"), asks.operators()),
+            get(file("style", "How the page looks.", "text/css"), asks.browsers()),
         )
         .path("/healthz", get(healthz(), Asks::Nobody))
         .path("/readyz", get(readyz(), Asks::Nobody))
@@ -142,15 +141,15 @@ enum Asks {
     NobodyHere,
     /// Whoever is known.
     Callers,
-    /// Whoever is known as an operator.
-    Operators,
+    /// Whoever is known, also by what a browser sends.
+    Browsers,
 }
 
 impl Asks {
-    /// The same for a route that is for operators.
-    fn operators(self) -> Self {
+    /// The same for what the page shows or asks.
+    fn browsers(self) -> Self {
         match self {
-            Self::Callers => Self::Operators,
+            Self::Callers => Self::Browsers,
             others => others,
         }
     }
@@ -166,7 +165,7 @@ fn route(method: HttpMethod, operation: OperationBuilder, asks: Asks) -> PathIte
         Asks::Nobody => operation.securities(Some([])),
         Asks::NobodyHere => operation.securities(Some([SecurityRequirement::default(), bearer])),
         Asks::Callers => operation.securities(Some([bearer])),
-        Asks::Operators => {
+        Asks::Browsers => {
             let basic = SecurityRequirement::new::<_, [&str; 0], &str>(BASIC, []);
             operation.securities(Some([basic, bearer]))
         }
@@ -250,6 +249,27 @@ fn entities() -> OperationBuilder {
         .add("200", answers::answer("The entities.", [list]))
         .problems(&[Code::Unauthenticated, Code::TooManyRequests, Code::Unavailable]);
     operation("entities", "Every entity that the caller may read, by name.").responses(answers.build())
+}
+
+fn why() -> OperationBuilder {
+    let answer = (JSON_MEDIA_TYPE, Ref::from_schema_name("Why").into());
+    let answers = Answers::new()
+        .add("200", answers::answer("What is so, and what to do.", [answer]))
+        .problems(&[
+            Code::InvalidSince,
+            Code::InvalidEntity,
+            Code::InvalidKey,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::Forbidden,
+            Code::UnknownEntity,
+            Code::UnknownDevice,
+            Code::TooManyRequests,
+            Code::Unavailable,
+        ]);
+    let about =
+        "Why a device that has a cursor, or a date, has one row or lacks it, as far as the caller may see.";
+    parameters::of_why(operation("why", about)).responses(answers.build())
 }
 
 fn metrics() -> OperationBuilder {

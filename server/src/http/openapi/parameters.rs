@@ -18,6 +18,9 @@ const CURSOR_PATTERN: &str = "^[A-Za-z0-9_-]+$";
 /// What no name in the parameter `entity` holds: commas, since they stand between names, and control characters.
 const NAME_PATTERN: &str = r"^[^,\u0000-\u001F\u007F-\u009F]+$";
 
+/// What no name has where one is sent alone: control characters.
+const ONE_NAME_PATTERN: &str = r"^[^\u0000-\u001F\u007F-\u009F]+$";
+
 /// The schemas that only parameters have.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     let cursor = ObjectBuilder::new()
@@ -32,15 +35,7 @@ pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
 
 /// The parameters of `GET /changes`.
 pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> OperationBuilder {
-    let date = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-        .description(Some(
-            "What changed later. 1970-01-01T00:00:00Z means the same as no `since`.",
-        ));
-    let since = AnyOfBuilder::new()
-        .item(date)
-        .item(Ref::from_schema_name("Cursor"));
+    let since = since("What changed later. 1970-01-01T00:00:00Z means the same as no `since`.");
     let name = ObjectBuilder::new()
         .schema_type(Type::String)
         .pattern(Some(NAME_PATTERN));
@@ -103,6 +98,53 @@ pub(super) fn of_status(operation: OperationBuilder) -> OperationBuilder {
     operation
         .parameter(query("search", of_whom, search))
         .parameter(query("limit", &more, limit))
+}
+
+/// The parameters of `GET /why`.
+pub(super) fn of_why(operation: OperationBuilder) -> OperationBuilder {
+    let name = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(ONE_NAME_PATTERN));
+    let key = ObjectBuilder::new().schema_type(Type::String);
+    let since = since("A date that the device goes by. 1970-01-01T00:00:00Z is a device that has nothing.");
+    operation
+        .parameter(query("entity", "The name of the entity.", name).required(Required::True))
+        .parameter(
+            query(
+                "key",
+                "The key of the row: a JSON object of its columns with their values, as changes have it; of a key \
+                 of one column also the value as it stands.",
+                key,
+            )
+            .required(Required::True),
+        )
+        .parameter(query(
+            "since",
+            "What the device has. Absent: what is known of the row itself, or what `device` sent last.",
+            since,
+        ))
+        .parameter(query(
+            "device",
+            "For operators: a device that has named itself; the answer is about what its caller may see, and where it \
+             stands.",
+            ObjectBuilder::new().schema_type(Type::String),
+        ))
+        .parameter(query(
+            "caller",
+            "The caller of that device, where several have one of its name.",
+            ObjectBuilder::new().schema_type(Type::String),
+        ))
+}
+
+/// A date or a cursor.
+fn since(about_date: &str) -> AnyOfBuilder {
+    let date = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some(about_date));
+    AnyOfBuilder::new()
+        .item(date)
+        .item(Ref::from_schema_name("Cursor"))
 }
 
 fn query(name: &str, about: &str, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {

@@ -89,7 +89,7 @@ fn whoever_is_asked_who_it_is_finds_that_in_the_document() {
         assert_eq!(closed["paths"][path][method]["security"], bearer);
         assert_eq!(open["paths"][path][method]["security"][0], serde_json::json!({}));
     }
-    for path in ["/", "/page.js", "/page.css", "/status"] {
+    for path in ["/", "/page.js", "/page.css", "/status", "/why"] {
         let either = serde_json::json!([{"basic": []}, {"bearer": []}]);
         assert_eq!(closed["paths"][path]["get"]["security"], either);
         assert_eq!(open["paths"][path]["get"]["security"][0], serde_json::json!({}));

@@ -1,0 +1,60 @@
+//! Which rows and tombstones are meant, as conditions of a statement: those of scopes, and those of one key.
+
+use crate::entity::Entity;
+use crate::quoting::{NulInText, identifier, literal};
+
+/// The key of a row: its values as Postgres prints them, and tombstones hold them, in the order of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RowKey(pub(crate) Vec<String>);
+
+impl RowKey {
+    /// That a tombstone `t` is one of this key.
+    pub(crate) fn of_tombstone(&self) -> Result<String, NulInText> {
+        Ok(format!("t.key = {}", list(&self.0, "text")?))
+    }
+
+    /// That a row `t` has this key.
+    pub(crate) fn of_row(&self, entity: &Entity) -> Result<String, NulInText> {
+        let columns = entity.key.iter().zip(&self.0);
+        let equal = columns.map(|(column, value)| {
+            let (name, value) = (identifier(&column.name), literal(value)?);
+            Ok(format!("t.{name} = {value}::{}", column.cast))
+        });
+        Ok(equal.collect::<Result<Vec<_>, NulInText>>()?.join(" and "))
+    }
+}
+
+/// That a row `t` lies in one of these scopes; all are meant where there are none.
+pub(crate) fn in_scopes(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
+    Ok(match (scopes, &entity.scope) {
+        (Some(scopes), Some(scope)) => {
+            let column = identifier(&scope.column);
+            format!("t.{column} = any ({})", list(scopes, &scope.cast)?)
+        }
+        // What may not be read at all is asked for by nobody.
+        (Some(_), None) => "false".to_owned(),
+        (None, _) => "true".to_owned(),
+    })
+}
+
+/// The tombstones `t` of an entity in these scopes, with a condition to go on from; all are meant where
+/// there are none.
+pub(crate) fn tombstones_of(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
+    let number = entity.covered.number;
+    Ok(match scopes {
+        // The cast chooses the index.
+        Some(scopes) => format!(
+            "highwater.tombstone t where t.entity::bigint = {number} and t.scope = any ({})",
+            list(scopes, "text")?
+        ),
+        None => format!("highwater.tombstone t where t.entity = {number}"),
+    })
+}
+
+fn list(values: &[String], cast: &str) -> Result<String, NulInText> {
+    let values: Vec<String> = values
+        .iter()
+        .map(|value| literal(value))
+        .collect::<Result<_, _>>()?;
+    Ok(format!("array[{}]::{cast}[]", values.join(", ")))
+}
