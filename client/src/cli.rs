@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use highwater_client::{AskedKey, EntityName, SeedLocation};
+use highwater_client::{AskedKey, DEVICE_NAME_BYTES_MAX, EntityName, SeedLocation};
 
 const EXAMPLES: &str = "Examples:
   highwater pull --server http://127.0.0.1:8080 --store shop.db
@@ -32,6 +32,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   highwater run --server http://127.0.0.1:8080 --store shop.db                  (live, by long poll)
   highwater run --server http://127.0.0.1:8080 --store shop.db --interval 30s
+  highwater run --server https://sync.example.org --store shop.db --device till-7
 
 Under systemd it says when the store is up to date for the first time (Type=notify), and that it lives (WatchdogSec).")]
     Run(RunOptions),
@@ -116,6 +117,10 @@ pub(crate) struct ConnectionOptions {
     /// those that the system knows.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_cert: Option<PathBuf>,
+    /// What this device is called: the server's operator sees by it which devices are behind. The host name
+    /// when absent; with an empty one nothing is told.
+    #[arg(long, env = "HIGHWATER_DEVICE", value_name = "NAME", value_parser = device)]
+    pub(crate) device: Option<String>,
 }
 
 /// What every command takes that reaches the server for many rows.
@@ -256,6 +261,15 @@ fn entity(text: &str) -> Result<EntityName, String> {
     Ok(EntityName::new(text))
 }
 
+fn device(text: &str) -> Result<String, String> {
+    if text.len() > DEVICE_NAME_BYTES_MAX || text.contains(char::is_control) {
+        return Err(format!(
+            "a device's name has at most {DEVICE_NAME_BYTES_MAX} bytes, and no control characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(Duration::ZERO) => Err("write a duration above zero, such as 30s".to_owned()),
@@ -290,6 +304,14 @@ mod tests {
         assert_eq!(watch(&["--watch"]), Some(Duration::from_secs(2)));
         assert_eq!(watch(&["--watch", "--json"]), Some(Duration::from_secs(2)));
         assert_eq!(watch(&["--watch", "500ms"]), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_device_is_called_what_can_be_sent() {
+        assert_eq!(device("Käse 7"), Ok("Käse 7".to_owned()));
+        assert_eq!(device(""), Ok(String::new()));
+        assert!(device("a\nb").is_err());
+        assert!(device(&"x".repeat(DEVICE_NAME_BYTES_MAX + 1)).is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::resync::Difference;
 use crate::applied::{PageApplied, PullReport};
 use crate::error::Error;
+use crate::introduction::Introduction;
 use crate::pull::{Clock, Event, Pull};
 use crate::remote::{Access, HttpRemote};
 use crate::seed::{self, SeedLocation, Seeding};
@@ -225,10 +226,16 @@ impl Client {
         stop: &CancellationToken,
     ) -> Result<PullReport, Error> {
         let _turn = self.store.turn().await;
+        let introduction = self.remote.introduction();
         let observer = |event: Event<'_>| {
-            if let Event::Applied(page) = event {
-                // Nobody may be listening, which is fine.
-                let _ = self.applied.send(Arc::new(page.clone()));
+            match event {
+                Event::Applied(page) => {
+                    introduction.succeeded();
+                    // Nobody may be listening, which is fine.
+                    let _ = self.applied.send(Arc::new(page.clone()));
+                }
+                Event::Retrying { error, .. } => introduction.failed(error),
+                _ => {}
             }
             (self.observer)(event);
         };
@@ -246,7 +253,11 @@ impl Client {
             stop,
             observer: &observer,
         };
-        pull.run().await
+        let pulled = pull.run().await;
+        if let Err(error) = &pulled {
+            introduction.failed(error);
+        }
+        pulled
     }
 }
 
@@ -276,6 +287,18 @@ impl ClientBuilder {
     #[must_use]
     pub fn ca_cert(mut self, file: impl Into<PathBuf>) -> Self {
         self.access.ca_cert = Some(file.into());
+        self
+    }
+
+    /// Names this device to the server, whose operator sees by it which devices are behind. With the name
+    /// goes the version of this library, and with the first request after a failure its
+    /// [`code`](Error::code).
+    ///
+    /// Nothing is sent without it, nor where the name is empty, longer than 128 bytes, or holds control
+    /// characters.
+    #[must_use]
+    pub fn device(mut self, name: &str) -> Self {
+        self.access.introduction = Introduction::of(name);
         self
     }
 

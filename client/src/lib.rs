@@ -31,6 +31,7 @@ mod client;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod introduction;
 mod meter;
 mod network;
 mod plan;
@@ -47,6 +48,7 @@ mod trust;
 mod verify;
 mod why;
 
+pub use highwater_shared::device::DEVICE_NAME_BYTES_MAX;
 pub use highwater_shared::{
     AnewReason, DeletedBy, EntityDescription, EntityList, EntityName, NextPull, Outcome, ResyncReason,
     Timestamp, Why, Writing,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_shared::{
-    COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, EntityName, Problem, SOURCE_HEADER, Why,
+    CLIENT_HEADER, COPY_MEDIA_TYPE, Code, DigestsRequest, EntityList, EntityName, Problem, SOURCE_HEADER, Why,
 };
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::address::{address, is_this_machine, redirects};
 use crate::error::Error;
+use crate::introduction::Introduction;
 use crate::network::{CONNECT_SECONDS_MAX, SCAN_SECONDS_MAX, SILENCE_SECONDS_MAX, cut, unanswered};
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
@@ -44,6 +45,8 @@ pub(crate) struct Access {
     pub(crate) token_over_http: bool,
     /// The only authorities that are believed; those of the system where there is none.
     pub(crate) ca_cert: Option<PathBuf>,
+    /// What the server is told of this device.
+    pub(crate) introduction: Introduction,
 }
 
 /// A server, as the pull sees it.
@@ -126,6 +129,11 @@ impl HttpRemote {
             .map_err(|error| self.not_highwater(format!("its list of entities cannot be read ({error})")))
     }
 
+    /// What the server is told of this device.
+    pub(crate) fn introduction(&self) -> &Introduction {
+        &self.access.introduction
+    }
+
     /// Why a device with this cursor, or date, has a row or lacks it; and which source says so.
     pub(crate) async fn why(
         &self,
@@ -181,6 +189,11 @@ impl HttpRemote {
 
     /// Asks, and once more where the token is refused and its file holds another one by now.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Error> {
+        let introduction = self.access.introduction.header();
+        let request = || match &introduction {
+            Some(header) => request().header(CLIENT_HEADER, header.clone()),
+            None => request(),
+        };
         let unanswered = |error| unanswered(self.server_name(), error);
         let Some(bearer) = &self.bearer else {
             return request().send().await.map_err(unanswered);

@@ -14,7 +14,7 @@ AFFINITIES = {"bigint": "integer", "real": "real", "double precision": "real", "
 def ask(path, **query):
     """An answer and its head. What may pass by itself is waited out; other errors are the caller's."""
     query = parse.urlencode({name: value for name, value in query.items() if value})
-    asked = request.Request(f"{server}/{path}?{query}")
+    asked = request.Request(f"{server}/{path}?{query}", headers={"Highwater-Client": f'"{os.uname().nodename}"'})
     if token := os.environ.get("HIGHWATER_TOKEN"):
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
     for pause in itertools.chain((1, 2, 5, 15), itertools.repeat(60)):

@@ -26,6 +26,8 @@ pub struct Grant {
     pub entities: Option<Arc<BTreeSet<EntityName>>>,
     /// By scope column: the values whose rows may be seen, as Postgres prints them.
     pub scopes: BTreeMap<String, BTreeSet<String>>,
+    /// Whether it may see how the server, its entities and all devices fare. That is no right to any row.
+    pub is_operator: bool,
 }
 
 impl Caller {
@@ -68,6 +70,11 @@ impl Caller {
         values.unwrap_or(&NONE).iter().map(String::as_str)
     }
 
+    /// Whether it may see how the server, its entities and all devices fare.
+    pub fn is_operator(&self) -> bool {
+        self.grant().is_none_or(|grant| grant.is_operator)
+    }
+
     fn grant(&self) -> Option<&Grant> {
         match &*self.0 {
             Rights::Unrestricted => None,
@@ -87,6 +94,7 @@ mod tests {
             name: "till".to_owned(),
             entities: entities.map(names),
             scopes: [("tenant_id".to_owned(), values.into())].into(),
+            ..Grant::default()
         })
     }
 
@@ -106,6 +114,7 @@ mod tests {
         assert!(!caller.is_unrestricted());
         assert_eq!(caller.values("tenant_id").collect::<Vec<_>>(), ["11", "7"]);
         assert_eq!(caller.values("region").len(), 0);
+        assert!(!caller.is_operator() && Caller::anyone().is_operator());
         assert!(Caller::anyone().is_unrestricted());
     }
 }

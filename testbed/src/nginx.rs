@@ -23,6 +23,7 @@ pub const NGINX_CONF: &str = include_str!("../../deploy/nginx.conf");
 static PROGRAM: Wanted = Wanted {
     packages: &["nginx", "nginx-light", "nginx-core"],
     path: "usr/sbin/nginx",
+    names: &[],
     variable: "HIGHWATER_TESTBED_NGINX",
     advice: "no nginx was found. Install one (Debian and Ubuntu: apt-get install nginx; \
              Fedora: dnf install nginx; macOS: brew install nginx); fetching one with apt-get failed too",

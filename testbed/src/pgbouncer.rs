@@ -19,6 +19,7 @@ use crate::{Cluster, Result};
 static PROGRAM: Wanted = Wanted {
     packages: &["pgbouncer"],
     path: "usr/sbin/pgbouncer",
+    names: &[],
     variable: "HIGHWATER_TESTBED_PGBOUNCER",
     advice: "no pgbouncer was found. Install one (Debian and Ubuntu: apt-get install pgbouncer)",
     found: OnceLock::new(),

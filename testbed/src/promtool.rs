@@ -9,6 +9,7 @@ use crate::debian::{Program, Wanted};
 static PROGRAM: Wanted = Wanted {
     packages: &["prometheus"],
     path: "usr/bin/promtool",
+    names: &[],
     variable: "HIGHWATER_TESTBED_PROMTOOL",
     advice: "no promtool was found; install Prometheus",
     found: OnceLock::new(),

@@ -45,7 +45,9 @@ fn client(options: &ServerOptions) -> ClientBuilder {
 
 /// A client that reaches the server as the options describe it.
 fn connected(options: &ConnectionOptions) -> ClientBuilder {
-    let mut builder = Client::builder(&options.server).token_over_http(options.token_over_http);
+    let mut builder = Client::builder(&options.server)
+        .token_over_http(options.token_over_http)
+        .device(&device(options));
     if let Some(token) = token(options) {
         builder = builder.token(token);
     }
@@ -89,6 +91,12 @@ fn about_seed(seeding: &Seeding) -> Option<String> {
         Seeding::Refused(error) => Some(format!("{error}; doing without it")),
         _ => None,
     }
+}
+
+/// The name that was given, or else that of the host.
+fn device(options: &ConnectionOptions) -> String {
+    let host = || gethostname::gethostname().to_string_lossy().into_owned();
+    options.device.clone().unwrap_or_else(host)
 }
 
 /// The file that is named, or else the token of the environment.

@@ -84,7 +84,7 @@ async fn a_page_in_a_browser_follows_the_source() {
     let proxy = Proxy::before(rig.serve_with(options).await).await.unwrap();
     let url = format!("{origin}/?server={}&entity=product", proxy.url());
     let Some(mut browser) = Chromium::open(&url).unwrap() else {
-        eprintln!("left out: there is no Chromium in PATH");
+        eprintln!("left out: there is no Chromium, and none can be fetched");
         return;
     };
     shows(&seen, "product: 12000 rows").await;

@@ -9,6 +9,7 @@
 mod browser;
 mod chaos;
 mod exact;
+mod fleet;
 #[cfg(target_os = "linux")]
 mod full_disk;
 mod golden;
@@ -20,6 +21,7 @@ mod midway;
 mod names;
 mod oracle;
 mod paced;
+mod page;
 mod partitions;
 mod python;
 mod random;

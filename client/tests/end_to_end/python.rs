@@ -200,6 +200,7 @@ async fn what_a_caller_may_no_longer_see_goes_and_the_rest_begins_anew() {
             name: "till".to_owned(),
             entities: Some(Arc::new(entities.iter().copied().map(EntityName::new).collect())),
             scopes: BTreeMap::default(),
+            is_operator: false,
         };
         auth::add_key(&file, &NewKey { grant, expires: None }).unwrap()
     };

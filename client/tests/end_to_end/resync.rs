@@ -239,6 +239,7 @@ async fn rows_of_a_scope_that_was_taken_away_leave_and_no_others_come() {
                 tenants.map(|tenant| tenant.to_string()).collect(),
             )]
             .into(),
+            is_operator: false,
         };
         keys.push(auth::add_key(&file, &NewKey { grant, expires: None }).unwrap());
     }

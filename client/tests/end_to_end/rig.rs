@@ -204,6 +204,7 @@ pub(crate) fn client(command: &str, store: &Path) -> Command {
         "HIGHWATER_STORE",
         "HIGHWATER_SERVER",
         "HIGHWATER_TOKEN",
+        "HIGHWATER_DEVICE",
         "http_proxy",
         "RUST_LOG",
     ] {

@@ -26,6 +26,7 @@ fn grant(tenants: &[&str], entities: &[&str]) -> Grant {
             tenants.iter().map(ToString::to_string).collect(),
         )]
         .into(),
+        is_operator: false,
     }
 }
 

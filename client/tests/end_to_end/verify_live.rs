@@ -95,6 +95,7 @@ async fn a_tenant_hears_of_its_own_rows_alone() {
         name: "till".to_owned(),
         entities: Some(Arc::new([highwater_shared::EntityName::new("product")].into())),
         scopes: [("tenant".to_owned(), ["1".to_owned(), "2".to_owned()].into())].into(),
+        is_operator: false,
     };
     let key = auth::add_key(&file, &NewKey { grant, expires: None }).unwrap();
     let url = rig.serve_keys(&file).await;

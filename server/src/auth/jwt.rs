@@ -27,6 +27,9 @@ const LEEWAY_SECONDS: u64 = 60;
 /// Claims that are about the token and not about what it grants.
 const CLAIMS_OF_TOKENS: [&str; 7] = ["iss", "aud", "exp", "nbf", "iat", "jti", ENTITIES];
 
+/// The claim of an operator.
+const OPERATOR: &str = "operator";
+
 /// The claim with the entities that may be read.
 const ENTITIES: &str = "entities";
 
@@ -290,6 +293,8 @@ fn grant(claims: &Map<String, Value>) -> Result<Grant, &'static str> {
         name: name(claims),
         entities,
         scopes,
+        // A text or a number of that name is the value of a scope column, like any other.
+        is_operator: claims.get(OPERATOR) == Some(&Value::Bool(true)),
     })
 }
 
@@ -342,6 +347,16 @@ mod tests {
                 .len(),
             0
         );
+    }
+
+    #[test]
+    fn only_a_claim_that_is_true_makes_an_operator() {
+        let granted = |operator: Value| grant(&claims(&json!({ "operator": operator }))).unwrap();
+        assert!(granted(json!(true)).is_operator);
+        for other in [json!(false), json!("true"), json!(1), json!([true]), json!(null)] {
+            assert!(!granted(other).is_operator);
+        }
+        assert!(granted(json!("acme")).scopes.contains_key("operator"));
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub(super) struct Entry {
     entities: Option<BTreeSet<EntityName>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scopes: BTreeMap<String, Value>,
+    /// Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    operator: bool,
     /// Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<Timestamp>,
@@ -75,6 +78,7 @@ impl Entry {
             name: grant.name.clone(),
             entities: grant.entities.as_deref().cloned(),
             scopes: scopes.map(|(column, of)| (column.clone(), values(of))).collect(),
+            operator: grant.is_operator,
             expires,
             salt: URL_SAFE_NO_PAD.encode(salt),
             hash: URL_SAFE_NO_PAD.encode(hash),
@@ -105,6 +109,7 @@ impl Entry {
                 name: self.name,
                 entities: self.entities.map(Arc::new),
                 scopes,
+                is_operator: self.operator,
             }),
         })
     }
@@ -179,6 +184,7 @@ mod tests {
             name: "till-7".to_owned(),
             entities: Some(Arc::new([EntityName::new("product")].into())),
             scopes: [("tenant_id".to_owned(), ["7".to_owned()].into())].into(),
+            is_operator: false,
         }
     }
 
@@ -211,6 +217,21 @@ mod tests {
             caller(&keys, &forged, later),
             Err(Denied::WrongSecret("till-7".to_owned()))
         );
+    }
+
+    #[test]
+    fn only_a_key_that_says_so_is_an_operators() {
+        for is_operator in [true, false] {
+            let grant = Grant {
+                is_operator,
+                ..grant()
+            };
+            let (entry, key) = Entry::new(&grant, None).unwrap();
+            let line = serde_json::to_string(&entry).unwrap();
+            assert_eq!(line.contains("operator"), is_operator);
+            let keys = read(line.as_bytes()).unwrap();
+            assert_eq!(caller(&keys, &key, NOW).unwrap().is_operator(), is_operator);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::http::header::{
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::map_response;
 use axum::response::Response;
-use highwater_shared::SOURCE_HEADER;
+use highwater_shared::{CLIENT_HEADER, SOURCE_HEADER};
 use tower_http::cors::CorsLayer;
 use url::Url;
 
@@ -21,7 +21,7 @@ use super::REQUEST_ID;
 /// How long a browser may remember what it was told about another origin.
 const PREFLIGHT_AGE: Duration = Duration::from_hours(1);
 
-/// Nothing that is sent here is a page, may hold anything, or may be shown within another page.
+/// Nothing else that is sent here is a page, may hold anything, or may be shown within another page.
 const POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// For a year browsers come by TLS only. It is for this host alone, whatever its subdomains do.
@@ -67,7 +67,8 @@ pub(super) fn told(app: Router, over_tls: bool, origins: &[Origin]) -> Router {
 fn secured(mut response: Response, over_tls: bool) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    // The page at `/` has one of its own.
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(POLICY);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if over_tls {
         headers.insert(STRICT_TRANSPORT_SECURITY, TLS_ONLY);
@@ -79,7 +80,13 @@ fn cors(origins: &[Origin]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins.iter().map(|origin| origin.0.clone()).collect::<Vec<_>>())
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH])
+        .allow_headers([
+            ACCEPT,
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            IF_NONE_MATCH,
+            HeaderName::from_static(CLIENT_HEADER),
+        ])
         .expose_headers([
             HeaderName::from_static(SOURCE_HEADER),
             ETAG,

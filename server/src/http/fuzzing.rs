@@ -1,8 +1,9 @@
 //! What the parameters of a request may become, whatever is sent.
 
-use highwater_shared::{EntityName, Timestamp};
+use highwater_shared::{Device, EntityName, Timestamp};
 use url::form_urlencoded::Serializer;
 
+use super::callers::Door;
 use super::query::{self, Parameters, WAIT_SECONDS_MAX};
 use super::{accept, callers};
 use crate::cursor::CURSOR_CHARS_MAX;
@@ -33,10 +34,13 @@ pub(crate) fn header(bytes: &[u8]) {
         (axum::http::header::AUTHORIZATION, value),
     ]);
     let _ = accept::format(&headers);
-    if let Ok(credential) = callers::credential(&headers) {
+    if let Ok(credential) = callers::credential(&headers, Door::Callers) {
         let credential = credential.expect("there is a header");
         assert_eq!(credential, credential.trim());
     }
+    let _ = callers::credential(&headers, Door::Operators);
+    let device = Device::parse(bytes).map(|device| device.header());
+    assert!(device.is_none_or(|header| Device::parse(header.as_bytes()).is_some()));
 }
 
 fn is_bounded(parameters: &Parameters) {

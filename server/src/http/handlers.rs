@@ -9,8 +9,9 @@ use axum::extract::{Extension, RawQuery};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, Uri, Version};
 use axum::response::{IntoResponse, Json, Response};
+use chrono::Utc;
 use futures_util::StreamExt as _;
-use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, JSON_MEDIA_TYPE};
+use highwater_shared::{COPY_MEDIA_TYPE, Code, EntityList, JSON_MEDIA_TYPE, Timestamp};
 use tokio::sync::mpsc;
 
 use super::caching::{Kept, Terms};
@@ -20,6 +21,7 @@ use super::{Shared, State, accept, callers, query};
 use crate::caller::Caller;
 use crate::database;
 use crate::entity;
+use crate::fleet::{Visit, Waiting};
 use crate::limit::Limit;
 use crate::live::{self, Answer};
 use crate::metrics::Origin;
@@ -34,6 +36,7 @@ pub(super) async fn changes(
     axum::extract::State(shared): State,
     version: Version,
     Extension(caller): Extension<Caller>,
+    visit: Option<Extension<Visit>>,
     RawQuery(text): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -47,6 +50,12 @@ pub(super) async fn changes(
     })?;
     let terms = Terms::of(version, &headers, &caller, &parameters);
     let asked = callers::asked(&caller, parameters.entities)?;
+    let met = visit.map(|Extension(visit)| Met {
+        has_moved: visit.asks(&parameters.since_text, &parameters.since, &asked),
+        _waits: (!parameters.wait.is_zero()).then(|| visit.waits()),
+        caller: caller.clone(),
+        visit,
+    });
     let turn = shared.turns.take(&caller)?;
     let request = PageRequest {
         since: parameters.since,
@@ -60,9 +69,18 @@ pub(super) async fn changes(
     // Boxed: thousands may wait here, and a future that is passed on takes its room twice.
     in_time(
         time_max,
-        Box::pin(page(&shared, request, parameters.wait, turn, &terms)),
+        Box::pin(page(&shared, request, parameters.wait, turn, &terms, met)),
     )
     .await
+}
+
+/// A device that asks.
+struct Met {
+    visit: Visit,
+    /// Whether it stands elsewhere than it did.
+    has_moved: bool,
+    caller: Caller,
+    _waits: Option<Waiting>,
 }
 
 /// The answer to a request for a page, as far as it is there before the page is sent.
@@ -72,6 +90,7 @@ async fn page(
     wait: Duration,
     mut turn: Turn,
     terms: &Terms,
+    met: Option<Met>,
 ) -> Result<Response, Refusal> {
     let format = request.format;
     let answer = live::answer(
@@ -108,9 +127,31 @@ async fn page(
         is_empty,
         tag: tag.as_deref(),
     };
+    if let Some(met) = met {
+        remember(shared, met, is_empty).await;
+    }
     let mut response = terms.apply(&kept, ([(CONTENT_TYPE, media_type)], body).into_response());
     response.extensions_mut().insert(waited);
     Ok(response)
+}
+
+/// Remembers of a device that it is given a page.
+async fn remember(shared: &Shared, met: Met, is_empty: bool) {
+    met.visit.served(is_empty, now());
+    if !met.has_moved || met.caller.is_unrestricted() {
+        return;
+    }
+    // What it may see was asked of Postgres for the page, and is at hand.
+    if let Some(view) = shared.watcher.latest()
+        && let Ok(limits) = shared.node.limits(view.entities(), &met.caller, None).await
+    {
+        met.visit.may_see(limits);
+    }
+}
+
+/// The time by this machine's clock.
+pub(super) fn now() -> Timestamp {
+    Timestamp::from_micros(Utc::now().timestamp_micros())
 }
 
 /// A page that is at hand: its body, whether it holds no changes, its name, and where it comes from.

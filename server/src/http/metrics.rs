@@ -27,6 +27,7 @@ pub(super) struct Waited(pub(super) Duration);
 /// Why a request was refused, as far as that is counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
+    pub(super) code: Code,
     pub(super) limit: Option<Limit>,
     pub(super) resync: Option<ResyncReason>,
 }
@@ -44,7 +45,7 @@ pub(super) async fn count(State(shared): State<Arc<Shared>>, request: Request, n
         .map_or(Duration::ZERO, |waited| waited.0);
     let took = began.elapsed().saturating_sub(waited);
     metrics.request(route, method, response.status().as_u16(), took);
-    if let Some(Counted { limit, resync }) = response.extensions().get() {
+    if let Some(Counted { limit, resync, .. }) = response.extensions().get() {
         if let Some(limit) = limit {
             metrics.reached(*limit);
         }
@@ -85,7 +86,10 @@ async fn read(shared: &Shared) -> Reading {
     let idle = pool.num_idle();
     let open = usize::try_from(pool.size()).unwrap_or(usize::MAX);
     let looked = shared.watcher.looked().unwrap_or(shared.began);
+    let devices = shared.fleet.counts();
     Reading {
+        devices: [devices.waiting, devices.failing, devices.others],
+        devices_max: shared.fleet.known_max(),
         pool: [open.saturating_sub(idle), idle],
         pool_max: pool.options().get_max_connections(),
         connections_max: options.connections_max,

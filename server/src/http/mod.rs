@@ -15,9 +15,11 @@ mod listen;
 mod metrics;
 mod openapi;
 mod options;
+mod page;
 mod problem;
 mod query;
 mod serving;
+mod status;
 mod tls;
 mod why;
 
@@ -58,17 +60,34 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     let mut known = Router::new()
         .route("/changes", get(handlers::changes))
         .route("/digests", post(digests::digests))
-        .route("/entities", get(handlers::entities))
-        .route("/why", get(why::why));
+        .route("/entities", get(handlers::entities));
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));
     }
+    let for_browsers =
+        Router::new()
+            .route("/why", get(why::why))
+            .route_layer(middleware::from_fn_with_state(
+                Arc::clone(&shared),
+                callers::admit_browsers,
+            ));
+    let for_operators = Router::new()
+        .route("/", get(page::document))
+        .route("/page.js", get(page::script))
+        .route("/page.css", get(page::style))
+        .route("/status", get(status::status))
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            callers::admit_operators,
+        ));
     let app = known
-        // Those above are for callers who are known, those below for everybody.
+        // Those above are for callers who are known, those below for operators, and then for everybody.
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(&shared),
             callers::admit,
         ))
+        .merge(for_browsers)
+        .merge(for_operators)
         .route("/healthz", get(handlers::healthz))
         .route("/readyz", get(handlers::readyz))
         .route("/openapi.json", get(handlers::openapi))

@@ -60,6 +60,8 @@ pub struct ServeOptions {
     pub body_bytes_max: u64,
     /// How long a connection may stay open on which nothing is asked.
     pub idle_time_max: Duration,
+    /// The most devices that are remembered; none are where it is 0.
+    pub devices_max: usize,
     /// The origins whose pages may ask.
     pub cors_origins: Vec<Origin>,
 }
@@ -90,6 +92,7 @@ impl Default for ServeOptions {
             url_bytes_max: URL_BYTES_MAX,
             body_bytes_max: DIGESTS_BODY_BYTES_MAX as u64,
             idle_time_max: Duration::from_secs(75),
+            devices_max: 10_000,
             cors_origins: Vec::new(),
         }
     }

@@ -137,6 +137,7 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(Counted {
+            code: self.code,
             limit: self.limit,
             resync: self.reason,
         });

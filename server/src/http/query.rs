@@ -1,5 +1,6 @@
 //! Reads the parameters of `GET /changes`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use highwater_shared::{Code, EntityName};
@@ -13,24 +14,30 @@ pub(super) const WAIT_SECONDS_MAX: u64 = 60;
 
 /// The parameters of `GET /changes`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parameters {
+pub(super) struct Parameters<'q> {
     pub(super) since: Since,
+    /// The same as it was written; empty where it was not.
+    pub(super) since_text: Cow<'q, str>,
     pub(super) entities: Option<Vec<EntityName>>,
     pub(super) limit: u64,
     pub(super) wait: Duration,
 }
 
 /// Reads a query string, for pages of so many rows at most. Parameters that it does not know it passes over.
-pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameters, Refusal> {
+pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameters<'_>, Refusal> {
     let mut parameters = Parameters {
         since: Since::Nothing,
+        since_text: Cow::Borrowed(""),
         entities: None,
         limit: PAGE_ROWS.min(page_rows_max),
         wait: Duration::ZERO,
     };
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
-            "since" => parameters.since = since(&value)?,
+            "since" => {
+                parameters.since = since(&value)?;
+                parameters.since_text = value;
+            }
             "entity" => parameters
                 .entities
                 .get_or_insert_default()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use highwater_shared::Timestamp;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -14,13 +15,15 @@ use uuid::Uuid;
 
 use super::options::ServeOptions;
 use super::tls::{Tls, TlsError};
-use super::{connection, listen, metrics_router, openapi, router};
+use super::{connection, handlers, listen, metrics_router, openapi, router};
 use crate::database;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pace::Pace;
 use crate::page::MOVED;
 use crate::share::SharedPages;
+use crate::status::Board;
 use crate::tombstones::Tombstones;
 use crate::turns::{Turns, TurnsMax};
 use crate::watch::Watcher;
@@ -42,10 +45,15 @@ pub(super) struct Shared {
     /// Requests for digests that may be answered at one time.
     pub(super) scans: Arc<Semaphore>,
     pub(super) tombstones: Tombstones,
+    pub(super) fleet: Arc<Fleet>,
+    /// What operators are told.
+    pub(super) board: Board,
     pub(super) options: ServeOptions,
     /// The body of `GET /openapi.json`.
     pub(super) document: Bytes,
     pub(super) began: Instant,
+    /// The same, for people.
+    pub(super) started: Timestamp,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -156,7 +164,6 @@ impl Shared {
     ) -> Self {
         Self {
             document: openapi::document(&options, has_metrics),
-            node,
             watcher: Arc::default(),
             pages: SharedPages::default(),
             turns: Turns::new(TurnsMax {
@@ -167,8 +174,12 @@ impl Shared {
             pace: Pace::new(options.caller_requests_per_second),
             scans: Arc::new(Semaphore::new(options.digests_max)),
             tombstones: Tombstones::default(),
+            fleet: Arc::new(Fleet::new(options.devices_max, node.metrics.limits())),
+            board: Board::default(),
+            node,
             options,
             began: Instant::now(),
+            started: handlers::now(),
             shutdown,
         }
     }

@@ -9,8 +9,9 @@ use url::form_urlencoded;
 
 use super::handlers::in_time;
 use super::problem::Refusal;
-use super::{State, callers, query};
+use super::{Shared, State, callers, query};
 use crate::caller::Caller;
+use crate::fleet::NotFound;
 use crate::limit::Limit;
 use crate::page::{ReadError, Since};
 use crate::why::{self, AskedKey, Hearer, Question, WhyError};
@@ -19,6 +20,9 @@ use crate::why::{self, AskedKey, Hearer, Question, WhyError};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parameters {
     pub(super) since: Option<Since>,
+    /// A device of the fleet, and whose it is, which operators may name.
+    pub(super) device: Option<String>,
+    pub(super) owner: Option<String>,
     pub(super) entity: EntityName,
     pub(super) key: AskedKey,
 }
@@ -29,9 +33,25 @@ pub(super) async fn why(
     Extension(caller): Extension<Caller>,
     RawQuery(text): RawQuery,
 ) -> Result<Json<Why>, Refusal> {
-    let Parameters { since, entity, key } = parse(text.as_deref())?;
-    callers::asked(&caller, Some(vec![entity.clone()]))?;
+    let Parameters {
+        since,
+        device,
+        owner,
+        entity,
+        key,
+    } = parse(text.as_deref())?;
     let _turn = shared.turns.take(&caller)?;
+    let (caller, hearer, since) = match device {
+        None => {
+            callers::asked(&caller, Some(vec![entity.clone()]))?;
+            (caller, Hearer::Caller, since)
+        }
+        Some(_) if !caller.is_operator() => return Err(callers::for_operators()),
+        Some(device) => {
+            let (caller, its_own) = find(&shared, &device, owner.as_deref())?;
+            (caller, Hearer::Operator, since.or(its_own))
+        }
+    };
     // Tombstones have no index by key: to look for one is a scan.
     let _scanning = Arc::clone(&shared.scans)
         .try_acquire_owned()
@@ -39,12 +59,30 @@ pub(super) async fn why(
     let question = Question {
         since,
         caller,
-        hearer: Hearer::Caller,
+        hearer,
         entity,
         key,
     };
     let answer = async { why::why(&shared.node, question).await.map_err(Refusal::from) };
     in_time(shared.options.request_time_max, answer).await.map(Json)
+}
+
+/// Whose a device is, and where it stands; what it has is not known where it has not said so yet.
+fn find(shared: &Shared, device: &str, owner: Option<&str>) -> Result<(Caller, Option<Since>), Refusal> {
+    let found = shared.fleet.find(device, owner).map_err(|error| {
+        let detail = match error {
+            NotFound::Nobody => {
+                format!("device: none called {device:?} has named itself since the server started")
+            }
+            NotFound::Several => {
+                format!("device: several callers have one called {device:?}; say which by `caller`")
+            }
+        };
+        Refusal::new(Code::UnknownDevice, detail)
+    })?;
+    let since = Some(found.since).filter(|since| !since.is_empty());
+    let since = since.map(|since| query::since(&since)).transpose()?;
+    Ok((found.caller, since))
 }
 
 impl From<WhyError> for Refusal {
@@ -59,9 +97,12 @@ impl From<WhyError> for Refusal {
 /// Reads a query string. Of a parameter that comes twice the last holds, and others are passed over.
 pub(super) fn parse(text: Option<&str>) -> Result<Parameters, Refusal> {
     let (mut since, mut named, mut key) = (None, None, None);
+    let (mut device, mut owner) = (None, None);
     for (name, value) in form_urlencoded::parse(text.unwrap_or_default().as_bytes()) {
         match &*name {
             "since" => since = Some(query::since(&value)?),
+            "device" => device = Some(value.into_owned()),
+            "caller" => owner = Some(value.into_owned()),
             "entity" => named = Some(query::entity(&value)?),
             "key" => {
                 let read = AskedKey::read(&value);
@@ -78,5 +119,11 @@ pub(super) fn parse(text: Option<&str>) -> Result<Parameters, Refusal> {
         let detail = "key: name the row, by a JSON object of its key's columns with their values";
         Refusal::new(Code::InvalidKey, detail.to_owned())
     })?;
-    Ok(Parameters { since, entity, key })
+    Ok(Parameters {
+        since,
+        device,
+        owner,
+        entity,
+        key,
+    })
 }

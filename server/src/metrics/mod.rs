@@ -219,6 +219,11 @@ impl Metrics {
         self.requests.count(route, method, status, took);
     }
 
+    /// How many requests were answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.total()
+    }
+
     /// A caller was given a page.
     pub(crate) fn page(&self, format: Format, origin: Origin) {
         let counter = self

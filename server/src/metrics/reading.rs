@@ -26,6 +26,10 @@ pub struct Reading {
     pub waiting: [usize; 2],
     /// Pages that are kept for others, and their bytes.
     pub shared: [u64; 2],
+    /// Devices that wait, that fail, and that do neither.
+    pub devices: [usize; 3],
+    /// The most devices that are remembered.
+    pub devices_max: usize,
     /// How long ago the source was looked at.
     pub watcher_lag: Duration,
     /// The age of the oldest transaction that writes, as far as it is known.
@@ -46,6 +50,8 @@ pub(super) struct ReadMetrics {
     waiting_max: Gauge,
     shared_pages: Gauge,
     shared_bytes: Gauge,
+    devices: Family<Fixed<1>, Gauge>,
+    devices_max: Gauge,
     watcher_lag: Gauge<f64, AtomicU64>,
     // Families, since they are absent where nothing is known.
     oldest_writer: Family<Fixed<0>, Gauge<f64, AtomicU64>>,
@@ -88,6 +94,11 @@ impl ReadMetrics {
                 "The most callers who may wait",
             ),
             (
+                &read.devices_max,
+                "devices_max",
+                "The most devices that are remembered",
+            ),
+            (
                 &read.shared_pages,
                 "shared_pages",
                 "Pages that are kept for others",
@@ -102,6 +113,8 @@ impl ReadMetrics {
             r.register(name, help, gauge.clone());
         }
         r.register("pool_connections", "Connections to Postgres", read.pool.clone());
+        let devices = "Devices that named themselves since the server's start";
+        r.register("devices", devices, read.devices.clone());
         let lag = "How long ago the source was looked at with success";
         r.register("watcher_lag_seconds", lag, read.watcher_lag.clone());
         let writer = "The age of the oldest transaction that writes";
@@ -128,6 +141,11 @@ impl ReadMetrics {
         let [waiting, waiting_max] = reading.waiting;
         self.waiting.set(count(waiting));
         self.waiting_max.set(count(waiting_max));
+        let states = ["waiting", "failing", "other"];
+        for (state, number) in states.into_iter().zip(reading.devices) {
+            self.devices.get_or_create(&[("state", state)]).set(count(number));
+        }
+        self.devices_max.set(count(reading.devices_max));
         let [shared, shared_bytes] = reading.shared;
         self.shared_pages.set(large(shared));
         self.shared_bytes.set(large(shared_bytes));

@@ -44,6 +44,10 @@ pub(crate) enum Route {
     Readyz,
     Metrics,
     Openapi,
+    Status,
+    Page,
+    PageScript,
+    PageStyle,
     /// Anything else, however it is written.
     Other,
 }
@@ -68,7 +72,7 @@ pub(super) struct Requests {
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Changes,
         Self::Digests,
         Self::Entities,
@@ -77,6 +81,10 @@ impl Route {
         Self::Readyz,
         Self::Metrics,
         Self::Openapi,
+        Self::Status,
+        Self::Page,
+        Self::PageScript,
+        Self::PageStyle,
         Self::Other,
     ];
 
@@ -96,6 +104,10 @@ impl Route {
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
             Self::Openapi => "/openapi.json",
+            Self::Status => "/status",
+            Self::Page => "/",
+            Self::PageScript => "/page.js",
+            Self::PageStyle => "/page.css",
             Self::Other => "other",
         }
     }
@@ -130,6 +142,12 @@ impl Requests {
             counters: std::iter::repeat_with(OnceLock::new).take(places).collect(),
             durations: Route::ALL.map(|route| durations.get_or_create_owned(&[("route", route.name())])),
         }
+    }
+
+    /// How many there were.
+    pub(super) fn total(&self) -> u64 {
+        let met = self.counters.iter().filter_map(OnceLock::get);
+        met.map(Counter::get).sum()
     }
 
     pub(super) fn count(&self, route: Route, method: Verb, status: u16, took: Duration) {

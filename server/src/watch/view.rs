@@ -82,7 +82,7 @@ impl View {
         limits: &Limits,
         samples: &Samples,
     ) -> Result<Option<Arc<WholePage>>, ReadError> {
-        let Some((cursor, asked)) = self.lacks_nothing(request, limits) else {
+        let Some((cursor, asked)) = self.lacks_nothing(&request.since, &request.entities, limits) else {
             return Ok(None);
         };
         let last_sync_date = samples.last_sync_date(&self.moment, cursor.last_sync_date, cursor.newest);
@@ -112,25 +112,39 @@ impl View {
     /// The cursor of a caller for whom there is nothing new, and the entities that it asks for.
     fn lacks_nothing<'r>(
         &self,
-        request: &'r PageRequest,
+        since: &'r Since,
+        asked: &Asked,
         limits: &Limits,
     ) -> Option<(&'r Cursor, Vec<&Watched>)> {
-        let Since::Cursor(cursor) = &request.since else {
+        let Since::Cursor(cursor) = since else {
             return None;
         };
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let standing = page::check(&request.since, &self.moment, &Evidence::default(), limits);
+        let standing = page::check(since, &self.moment, &Evidence::default(), limits);
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
-        let asked = self.asked(&request.entities)?;
+        let asked = self.asked(asked)?;
         let lacks_nothing = asked.iter().all(|watched| {
             seen.covers(&self.changed(watched, limits).snapshot)
                 && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
         });
         lacks_nothing.then_some((cursor, asked))
+    }
+
+    /// Whether whoever stands there lacks something; `None` where that cannot be told: of a date, or where more has
+    /// been seen than there is here.
+    pub(crate) fn lacks(&self, since: &Since, asked: &Asked, limits: &Limits) -> Option<bool> {
+        let Since::Cursor(cursor) = since else {
+            return None;
+        };
+        let standing = page::check(since, &self.moment, &Evidence::default(), limits);
+        if matches!(cursor.seen, Seen::Date(_)) || matches!(standing, Ok(Standing::Behind)) {
+            return None;
+        }
+        Some(self.lacks_nothing(since, asked, limits).is_none())
     }
 
     /// Whether a page with this snapshot holds every change that this view knows of.

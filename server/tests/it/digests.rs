@@ -277,6 +277,7 @@ async fn who_may_not_read_an_entity_may_not_compare_it() {
         name: "till".to_owned(),
         entities: Some(Arc::new([EntityName::new("news")].into())),
         scopes: [].into(),
+        is_operator: false,
     };
     let key = auth::add_key(&file, &NewKey { grant, expires: None }).unwrap();
     let options = AuthOptions {

@@ -107,13 +107,41 @@ async fn rig() -> Rig {
     rig
 }
 
+/// A device that meets an error, so that there is one to tell of.
+async fn get_as_device(server: &Served) {
+    for path in ["/changes", "/changes?entity=nosuch"] {
+        let request = reqwest::Client::new().get(format!("http://{}{path}", server.address));
+        let device = "\"till-7\"; version=\"1\"";
+        request.header("highwater-client", device).send().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn every_answer_is_as_the_document_says() {
     let rig = rig().await;
     let server = &rig.server;
     let mut document = Document::of(server).await;
-    for path in ["/entities", "/metrics", "/healthz", "/readyz", "/openapi.json"] {
+    for path in [
+        "/entities",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/",
+        "/page.js",
+        "/page.css",
+    ] {
         document.holds(path, server.get(path).await).await;
+    }
+    get_as_device(server).await;
+    for path in [
+        "/why?device=till-7&entity=product&key=1",
+        "/why?device=nobody&entity=product&key=1",
+    ] {
+        document.holds("/why", server.get(path).await).await;
+    }
+    for path in ["/status", "/status?search=till&limit=1", "/status?limit=many"] {
+        document.holds("/status", server.get(path).await).await;
     }
     let first = server.page("limit=7").await;
     rig.run("update product set name = 'q' where id = 1; delete from product where id = 2")
@@ -234,13 +262,21 @@ async fn every_answer_is_as_the_document_says() {
     assert_eq!(
         unmet,
         [
+            "/ 500",
+            "/ 503",
             "/changes 500",
             "/digests 406",
             "/digests 500",
             "/healthz 500",
             "/metrics 500",
             "/openapi.json 500",
+            "/page.css 500",
+            "/page.css 503",
+            "/page.js 500",
+            "/page.js 503",
             "/readyz 503",
+            "/status 500",
+            "/status 503",
             "/why 500"
         ]
     );
@@ -274,7 +310,15 @@ async fn every_refusal_of_a_caller_is_as_the_document_says() {
     let server = Served::start_with(&rig.pool, options).await;
     let mut document = Document::of(&server).await;
     let bearer = format!("Bearer {key}");
-    for path in ["/changes", "/entities", "/metrics"] {
+    for path in [
+        "/changes",
+        "/entities",
+        "/metrics",
+        "/status",
+        "/",
+        "/page.js",
+        "/page.css",
+    ] {
         document.holds(path, server.get(path).await).await;
         document
             .holds(path, server.get_by(path, "Bearer nobody").await)
@@ -293,7 +337,14 @@ async fn every_refusal_of_a_caller_is_as_the_document_says() {
     for path in ["/healthz", "/readyz", "/openapi.json"] {
         document.holds(path, server.get(path).await).await;
     }
-    for met in ["/changes 401", "/changes 403", "/entities 401", "/metrics 403"] {
+    for met in [
+        "/changes 401",
+        "/changes 403",
+        "/entities 401",
+        "/metrics 403",
+        "/status 403",
+        "/ 401",
+    ] {
         assert!(!document.unmet().contains(&met.to_owned()), "{met}");
     }
 }

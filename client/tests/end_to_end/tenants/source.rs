@@ -95,6 +95,7 @@ impl Source {
                 name: name.to_owned(),
                 entities: None,
                 scopes: [("tenant".to_owned(), texts(&granted.now))].into(),
+                is_operator: false,
             },
             expires: None,
         };

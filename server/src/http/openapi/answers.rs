@@ -91,7 +91,7 @@ impl Answers {
                 429 | 503 => &["retry-after"],
                 _ => &[],
             };
-            let names: Vec<String> = codes.iter().map(|code| format!("`{}`", name(*code))).collect();
+            let names: Vec<String> = codes.iter().map(|code| format!("`{}`", code.name())).collect();
             let about = format!("A problem with the code {}.", names.join(", "));
             let form = (PROBLEM_MEDIA_TYPE, problem(status, &codes));
             self = self.add(&status.to_string(), with(&about, more, [form]));
@@ -158,7 +158,7 @@ fn problem(status: u16, codes: &[Code]) -> RefOr<Schema> {
         .enum_values(Some([Value::from(status)]));
     let code = ObjectBuilder::new()
         .schema_type(Type::String)
-        .enum_values(Some(codes.iter().map(|code| name(*code))));
+        .enum_values(Some(codes.iter().map(|code| code.name())));
     let mut narrowed = ObjectBuilder::new()
         .schema_type(Type::Object)
         .property("status", status)
@@ -170,13 +170,4 @@ fn problem(status: u16, codes: &[Code]) -> RefOr<Schema> {
         .item(Ref::from_schema_name("Problem"))
         .item(narrowed)
         .into()
-}
-
-/// A code as it stands on the wire.
-fn name(code: Code) -> String {
-    match serde_json::to_value(code) {
-        Ok(Value::String(name)) => name,
-        // A code is written as text.
-        _ => String::new(),
-    }
 }

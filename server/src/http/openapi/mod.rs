@@ -11,7 +11,7 @@ mod tests;
 use bytes::Bytes;
 use highwater_shared::{
     BlockHeader, COPY_MEDIA_TYPE, Changes, Code, DigestsRequest, EntityList, JSON_MEDIA_TYPE, Problem,
-    Trailer, Why,
+    Trailer, Why, status::Status,
 };
 use utoipa::ToSchema;
 use utoipa::openapi::link::LinkBuilder;
@@ -31,6 +31,9 @@ const OPEN_METRICS_MEDIA_TYPE: &str = "application/openmetrics-text";
 
 /// How a caller says who it is.
 const BEARER: &str = "bearer";
+
+/// How an operator may say it besides.
+const BASIC: &str = "basic";
 
 const ABOUT: &str = "What changed in Postgres tables since a cursor, exactly. How a pull goes, what `reset` means and how \
      values are written is told in docs/protocol.md. Every error is a problem (RFC 9457) with a `code` for \
@@ -57,6 +60,7 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
     add::<EntityList>(&mut schemas);
     add::<Why>(&mut schemas);
     add::<Problem>(&mut schemas);
+    add::<Status>(&mut schemas);
     // The lines of a page in COPY blocks that are JSON.
     add::<BlockHeader>(&mut schemas);
     add::<Trailer>(&mut schemas);
@@ -71,7 +75,23 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
         .path("/changes", get(changes(page_rows_max), asks))
         .path("/digests", route(HttpMethod::Post, digests(), asks))
         .path("/entities", get(entities(), asks))
-        .path("/why", get(why(), asks))
+        .path("/why", get(why(), asks.browsers()))
+        .path("/status", get(status(), asks.browsers()))
+        .path(
+            "/",
+            get(file("page", "The page for people.", "text/html"), asks.browsers()),
+        )
+        .path(
+            "/page.js",
+            get(
+                file("script", "What the page does.", "text/javascript"),
+                asks.browsers(),
+            ),
+        )
+        .path(
+            "/page.css",
+            get(file("style", "How the page looks.", "text/css"), asks.browsers()),
+        )
         .path("/healthz", get(healthz(), Asks::Nobody))
         .path("/readyz", get(readyz(), Asks::Nobody))
         .path("/openapi.json", get(itself(), Asks::Nobody));
@@ -91,12 +111,16 @@ fn openapi(asks_callers: bool, page_rows_max: u64, has_metrics: bool) -> OpenApi
         .description(Some(
             "An API key, or a token (JWT), of a server that asks who calls.",
         ));
+    let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic).description(Some(
+        "For operators: any user name, and their API key or token as the password, which browsers ask for.",
+    ));
     OpenApiBuilder::new()
         .info(info)
         .paths(paths)
         .components(Some(
             components
                 .security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
+                .security_scheme(BASIC, SecurityScheme::Http(basic.build()))
                 .build(),
         ))
         .build()
@@ -117,6 +141,18 @@ enum Asks {
     NobodyHere,
     /// Whoever is known.
     Callers,
+    /// Whoever is known, also by what a browser sends.
+    Browsers,
+}
+
+impl Asks {
+    /// The same for what the page shows or asks.
+    fn browsers(self) -> Self {
+        match self {
+            Self::Callers => Self::Browsers,
+            others => others,
+        }
+    }
 }
 
 fn get(operation: OperationBuilder, asks: Asks) -> PathItem {
@@ -129,6 +165,10 @@ fn route(method: HttpMethod, operation: OperationBuilder, asks: Asks) -> PathIte
         Asks::Nobody => operation.securities(Some([])),
         Asks::NobodyHere => operation.securities(Some([SecurityRequirement::default(), bearer])),
         Asks::Callers => operation.securities(Some([bearer])),
+        Asks::Browsers => {
+            let basic = SecurityRequirement::new::<_, [&str; 0], &str>(BASIC, []);
+            operation.securities(Some([basic, bearer]))
+        }
     };
     PathItem::new(method, operation)
 }
@@ -221,7 +261,9 @@ fn why() -> OperationBuilder {
             Code::InvalidKey,
             Code::Unauthenticated,
             Code::ForbiddenEntity,
+            Code::Forbidden,
             Code::UnknownEntity,
+            Code::UnknownDevice,
             Code::TooManyRequests,
             Code::Unavailable,
         ]);
@@ -241,6 +283,33 @@ fn metrics() -> OperationBuilder {
     let about = "What the server does and how it fares, for Prometheus. Where callers are asked who they are it is for \
                  nobody here.";
     operation("metrics", about).responses(answers.build())
+}
+
+fn status() -> OperationBuilder {
+    let status = (JSON_MEDIA_TYPE, Ref::from_schema_name("Status").into());
+    let answers = Answers::new()
+        .add("200", answers::answer("How it fares.", [status]))
+        .problems(&[Code::InvalidLimit])
+        .problems(&FOR_OPERATORS);
+    let about = "How the server, the source, the entities and the devices fare, for operators.";
+    parameters::of_status(operation("status", about)).responses(answers.build())
+}
+
+/// What those are told who are no operators.
+const FOR_OPERATORS: [Code; 4] = [
+    Code::Unauthenticated,
+    Code::Forbidden,
+    Code::TooManyRequests,
+    Code::Unavailable,
+];
+
+/// A file of the page.
+fn file(id: &str, about: &str, media_type: &'static str) -> OperationBuilder {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    let answers = Answers::new()
+        .add("200", answers::answer(about, [(media_type, text.into())]))
+        .problems(&FOR_OPERATORS);
+    operation(id, about).responses(answers.build())
 }
 
 fn healthz() -> OperationBuilder {

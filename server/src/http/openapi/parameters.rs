@@ -9,6 +9,7 @@ use utoipa::openapi::{
 
 use crate::cursor::CURSOR_CHARS_MAX;
 use crate::http::query::WAIT_SECONDS_MAX;
+use crate::http::status::{DEVICES, DEVICES_TOLD_MAX};
 use crate::page::PAGE_ROWS;
 
 /// What a cursor is written with.
@@ -65,16 +66,38 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
             "Seconds: while nothing is new for this caller, the request is held that long at most.",
             wait,
         ))
-        .parameter(
-            ParameterBuilder::new()
-                .name("If-None-Match")
-                .parameter_in(ParameterIn::Header)
-                .required(Required::False)
-                .description(Some(
-                    "The `ETag` of a page that the caller has, answered with 304 while it is still that one.",
-                ))
-                .schema(Some(ObjectBuilder::new().schema_type(Type::String))),
-        )
+        .parameter(header(
+            "If-None-Match",
+            "The `ETag` of a page that the caller has, answered with 304 while it is still that one.",
+        ))
+        .parameter(header(
+            "Highwater-Client",
+            "The device that asks, as a structured field (RFC 9651): its name, and as parameters the `version` of its \
+             client and the code of the error that its last attempt `failed` with. What is none is passed over.",
+        ))
+}
+
+fn header(name: &str, about: &str) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+}
+
+/// The parameters of `GET /status`.
+pub(super) fn of_status(operation: OperationBuilder) -> OperationBuilder {
+    let search = ObjectBuilder::new().schema_type(Type::String);
+    let limit = whole_number().minimum(Some(0)).default(Some(DEVICES.into()));
+    let more = format!(
+        "The most devices in the answer, worst first; above {DEVICES_TOLD_MAX} it is lowered to that."
+    );
+    let of_whom =
+        "Devices whose name has this text in it, or whose caller's name has, in letters of either case.";
+    operation
+        .parameter(query("search", of_whom, search))
+        .parameter(query("limit", &more, limit))
 }
 
 /// The parameters of `GET /why`.
@@ -97,8 +120,19 @@ pub(super) fn of_why(operation: OperationBuilder) -> OperationBuilder {
         )
         .parameter(query(
             "since",
-            "What the device has. Absent: what is known of the row itself.",
+            "What the device has. Absent: what is known of the row itself, or what `device` sent last.",
             since,
+        ))
+        .parameter(query(
+            "device",
+            "For operators: a device that has named itself; the answer is about what its caller may see, and where it \
+             stands.",
+            ObjectBuilder::new().schema_type(Type::String),
+        ))
+        .parameter(query(
+            "caller",
+            "The caller of that device, where several have one of its name.",
+            ObjectBuilder::new().schema_type(Type::String),
         ))
 }
 

@@ -84,11 +84,15 @@ fn whoever_is_asked_who_it_is_finds_that_in_the_document() {
         ("/changes", "get"),
         ("/digests", "post"),
         ("/entities", "get"),
-        ("/why", "get"),
         ("/metrics", "get"),
     ] {
         assert_eq!(closed["paths"][path][method]["security"], bearer);
         assert_eq!(open["paths"][path][method]["security"][0], serde_json::json!({}));
+    }
+    for path in ["/", "/page.js", "/page.css", "/status", "/why"] {
+        let either = serde_json::json!([{"basic": []}, {"bearer": []}]);
+        assert_eq!(closed["paths"][path]["get"]["security"], either);
+        assert_eq!(open["paths"][path]["get"]["security"][0], serde_json::json!({}));
     }
     for path in ["/healthz", "/readyz", "/openapi.json"] {
         assert_eq!(closed["paths"][path]["get"]["security"], serde_json::json!([]));
