@@ -230,6 +230,31 @@ async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
         server.get_by(&path, &by).await.json().await.unwrap()
     };
     assert_eq!(ask("device=till&key=2").await["outcome"], "seen");
+    // What other tenants write is none of its business.
+    let stands = async |expected: bool| {
+        let wait = async {
+            loop {
+                let status: Value = server.get_by("/status", &by).await.json().await.unwrap();
+                let devices = status["fleet"]["devices"].as_array().unwrap();
+                let till = devices.iter().find(|device| device["device"] == "till").unwrap();
+                if till["upToDate"] == expected {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        waited.unwrap_or_else(|_| panic!("not {expected}"));
+    };
+    stands(true).await;
+    rig.run("insert into product values (101, 1)").await;
+    // Another device of the other tenant is behind by it, so it has been looked at.
+    let page = as_device(&server, "/changes?since=1970-01-01T00:00:00Z", &odd, "\"other\"").await;
+    assert!(page.to_string().contains("101"), "{page}");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    stands(true).await;
+    rig.run("insert into product values (102, 0)").await;
+    stands(false).await;
     let other = ask("device=till&key=3").await;
     assert_eq!(
         (&other["outcome"], &other["scope"]),
