@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use highwater_testbed::Terminal;
 use highwater_testbed::process::Signal;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::program::{err, highwater, text};
@@ -120,6 +120,9 @@ async fn a_seed_on_its_way_shows_how_much_of_it_is_there() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let half = tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
+        // An answer to what was not asked yet is none to the client.
+        let asked = connection.read(&mut [0; 4_096]).await.unwrap();
+        assert!(asked > 0);
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 2048\r\n\r\n";
         let sent = format!("{head}{}", "x".repeat(1_024));
         connection.write_all(sent.as_bytes()).await.unwrap();
