@@ -69,7 +69,7 @@ pub(crate) enum Command {
   highwater-server serve --metrics-listen 127.0.0.1:9090
   highwater-server serve --page-time-max 5m --statement-time-max 8m    for readers on slow lines
 
-What each limit means and what a caller is told beyond it: docs/limits.md. Metrics: docs/metrics.md.")]
+What each limit means and what a caller is told beyond it: docs/limits.md. Metrics: docs/metrics.md. For people there is a page at /: docs/page.md.")]
     Serve(Box<Serve>),
     /// Creates or upgrades the schema `highwater`
     Migrate {

@@ -395,3 +395,23 @@ async fn whoever_moves_between_nodes_loses_nothing() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_standby_has_a_page_too_and_says_what_it_is() {
+    let pair = Pair::start(&[]).await;
+    pair.caught_up().await;
+    let mut status = Value::Null;
+    let looked = async {
+        while !status["source"]["looked"].is_string() {
+            status = pair.standby.server.get("/status").await.json().await.unwrap();
+        }
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(20), looked).await;
+    looked.unwrap_or_else(|_| panic!("{status}"));
+    assert_eq!(status["source"]["isStandby"], true);
+    assert_eq!(status["source"]["oldestWriter"], Value::Null);
+    assert_eq!(status["entities"][0]["name"], "product");
+    assert_eq!(status["entities"][0]["changesPerSecond"], Value::Null);
+    assert!(status["entities"][0]["tableBytes"].is_u64(), "{status}");
+    assert_eq!(pair.standby.server.get("/").await.status(), 200);
+}
