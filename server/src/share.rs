@@ -154,7 +154,9 @@ impl SharedPages {
                 async move {
                     was_at_hand.store(false, Ordering::Relaxed);
                     node.metrics.shared(false);
-                    read(node, watcher, request, limits, bytes_max, first).await
+                    // Boxed when it begins, which it does for one of all who ask: thousands may at one moment, and
+                    // each would hold the room for it.
+                    Box::pin(read(node, watcher, request, limits, bytes_max, first)).await
                 }
             };
             let (pages, asked) = (self.pages.clone(), question.clone());

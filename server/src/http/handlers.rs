@@ -141,9 +141,10 @@ async fn remember(shared: &Shared, met: Met, is_empty: bool) {
     if !met.has_moved || met.caller.is_unrestricted() {
         return;
     }
-    // What it may see was asked of Postgres for the page, and is at hand.
+    // What it may see was asked of Postgres for the page, and is at hand. Boxed, as all that may ask it: who waits would
+    // hold the room for it.
     if let Some(view) = shared.watcher.latest()
-        && let Ok(limits) = shared.node.limits(view.entities(), &met.caller, None).await
+        && let Ok(limits) = Box::pin(shared.node.limits(view.entities(), &met.caller, None)).await
     {
         met.visit.may_see(limits);
     }
