@@ -39,6 +39,7 @@ pub async fn answer(
     stop: &CancellationToken,
 ) -> Result<Answer, ReadError> {
     let until = Instant::now() + wait;
+    turn.resume().await;
     let (mut view, mut is_fresh) = match watcher.latest() {
         // The next look is near, and wakes.
         Some(latest) if !wait.is_zero() => (Some(latest), false),

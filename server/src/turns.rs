@@ -91,6 +91,22 @@ impl Turns {
         })
     }
 
+    /// The same for a request that may wait: where no turn is free it gets a place, and a turn after those who queue,
+    /// by [`Turn::resume`]. Thousands who were woken by one change ask again while others of them still queue.
+    pub fn take_or_queue(&self, caller: &Caller) -> Result<Turn, ReadError> {
+        match self.take(caller) {
+            Err(ReadError::Limit(Limit::RequestsMax)) => Ok(Turn {
+                turns: self.clone(),
+                caller: caller.clone(),
+                answering: None,
+                waiting: Some(self.place(caller).map_err(ReadError::Limit)?),
+                rested: Duration::ZERO,
+                rests_since: None,
+            }),
+            taken => taken,
+        }
+    }
+
     /// How many turns are taken.
     pub fn answering(&self) -> usize {
         let all = self.max.requests.min(Semaphore::MAX_PERMITS);
@@ -156,9 +172,12 @@ impl Turn {
         Ok(())
     }
 
-    /// Waits for a turn when the wait is over. The place is kept until the request is answered: it
+    /// Waits for a turn when the wait is over, unless it has one. The place is kept until the request is answered: it
     /// bounds those who queue here, and the request may have to wait again.
     pub async fn resume(&mut self) {
+        if self.answering.is_some() {
+            return;
+        }
         if let Some(since) = self.rests_since.take() {
             self.rested += since.elapsed();
         }
@@ -211,6 +230,26 @@ mod tests {
         }
         drop(waiting);
         assert!(turns.take(&caller).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_may_wait_queues_where_no_turn_is_free() {
+        let (turns, caller) = (turns(1, 1, None), Caller::anyone());
+        let first = turns.take_or_queue(&caller).unwrap();
+        assert_eq!(turns.waiting(), 0, "it has its turn");
+        let mut queued = turns.take_or_queue(&caller).unwrap();
+        assert!(matches!(
+            turns.take_or_queue(&caller),
+            Err(ReadError::Limit(Limit::WaitingMax))
+        ));
+        {
+            let mut resumed = std::pin::pin!(queued.resume());
+            assert!(futures_util::poll!(&mut resumed).is_pending());
+            drop(first);
+            resumed.await;
+        }
+        assert_eq!(turns.answering(), 1);
+        assert!(turns.take(&caller).is_err(), "who does not wait is refused");
     }
 
     #[tokio::test]

@@ -56,7 +56,10 @@ pub(super) async fn changes(
         caller: caller.clone(),
         visit,
     });
-    let turn = shared.turns.take(&caller)?;
+    let turn = match parameters.wait {
+        Duration::ZERO => shared.turns.take(&caller)?,
+        _ => shared.turns.take_or_queue(&caller)?,
+    };
     let request = PageRequest {
         since: parameters.since,
         entities: asked,
