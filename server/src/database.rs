@@ -303,6 +303,13 @@ impl Connection {
     pub fn give_back(mut self) {
         drop(self.pooled.take());
     }
+
+    /// Ends the transaction, and gives the connection back.
+    pub async fn let_go(mut self) -> Result<(), sqlx::Error> {
+        self.end().await?;
+        self.give_back();
+        Ok(())
+    }
 }
 
 impl Drop for Connection {
@@ -330,8 +337,7 @@ pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
     )
     .fetch_one(connection.get()?)
     .await?;
-    connection.end().await?;
-    connection.give_back();
+    connection.let_go().await?;
     Ok((!moved).then_some(own_id))
 }
 

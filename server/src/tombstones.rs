@@ -64,8 +64,7 @@ async fn ask(node: &Node) -> Result<Vec<(EntityName, i64)>, sqlx::Error> {
     let rows: Vec<(String, i64)> = unprepared::query_as(ESTIMATE)
         .fetch_all(connection.get()?)
         .await?;
-    connection.end().await?;
-    connection.give_back();
+    connection.let_go().await?;
     Ok(rows
         .into_iter()
         .map(|(name, number)| (EntityName::new(name), number))

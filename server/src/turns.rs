@@ -81,29 +81,28 @@ impl Turns {
     /// A turn for a request that has come, if one is free and nobody queues for it.
     pub fn take(&self, caller: &Caller) -> Result<Turn, ReadError> {
         let answering = Arc::clone(&self.answering).try_acquire_owned();
-        Ok(Turn {
-            turns: self.clone(),
-            caller: caller.clone(),
-            answering: Some(answering.map_err(|_| ReadError::Limit(Limit::RequestsMax))?),
-            waiting: None,
-            rested: Duration::ZERO,
-            rests_since: None,
-        })
+        let answering = answering.map_err(|_| ReadError::Limit(Limit::RequestsMax))?;
+        Ok(self.turn(caller, Some(answering), None))
     }
 
     /// The same for a request that may wait: where no turn is free it gets a place, and a turn after those who queue,
     /// by [`Turn::resume`]. Thousands who were woken by one change ask again while others of them still queue.
     pub fn take_or_queue(&self, caller: &Caller) -> Result<Turn, ReadError> {
-        match self.take(caller) {
-            Err(ReadError::Limit(Limit::RequestsMax)) => Ok(Turn {
-                turns: self.clone(),
-                caller: caller.clone(),
-                answering: None,
-                waiting: Some(self.place(caller).map_err(ReadError::Limit)?),
-                rested: Duration::ZERO,
-                rests_since: None,
-            }),
-            taken => taken,
+        if let Ok(answering) = Arc::clone(&self.answering).try_acquire_owned() {
+            return Ok(self.turn(caller, Some(answering), None));
+        }
+        let place = self.place(caller).map_err(ReadError::Limit)?;
+        Ok(self.turn(caller, None, Some(place)))
+    }
+
+    fn turn(&self, caller: &Caller, answering: Option<OwnedSemaphorePermit>, waiting: Option<Place>) -> Turn {
+        Turn {
+            turns: self.clone(),
+            caller: caller.clone(),
+            answering,
+            waiting,
+            rested: Duration::ZERO,
+            rests_since: None,
         }
     }
 

@@ -43,31 +43,13 @@ pub(super) enum Door {
 
 /// Stands before each route that is not for everybody: its handler finds the `Caller` among the
 /// extensions of the request.
-pub(super) async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    enter(&shared, Door::Callers, request, next).await
-}
-
-/// Stands before what the page asks that others ask as well.
-pub(super) async fn admit_browsers(
-    State(shared): State<Arc<Shared>>,
+pub(super) async fn admit(
+    State((shared, door)): State<(Arc<Shared>, Door)>,
     request: Request,
     next: Next,
 ) -> Response {
-    enter(&shared, Door::Browsers, request, next).await
-}
-
-/// Stands before each route that is for operators.
-pub(super) async fn admit_operators(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    enter(&shared, Door::Operators, request, next).await
-}
-
-async fn enter(shared: &Arc<Shared>, door: Door, request: Request, next: Next) -> Response {
     let Some(authenticator) = &shared.options.authenticator else {
-        return serve(shared, Caller::anyone(), request, next).await;
+        return serve(&shared, Caller::anyone(), request, next).await;
     };
     let known = match credential(request.headers(), door) {
         Ok(Some(credential)) => authenticator.caller(&credential, now()).await.map_err(Some),
@@ -79,11 +61,11 @@ async fn enter(shared: &Arc<Shared>, door: Door, request: Request, next: Next) -
             tracing::Span::current().record("caller", caller.name());
             match shared.pace.admit(&caller).await {
                 Ok(()) if door == Door::Operators && !caller.is_operator() => for_operators().into_response(),
-                Ok(()) => serve(shared, caller, request, next).await,
+                Ok(()) => serve(&shared, caller, request, next).await,
                 Err(limit) => {
                     let refusal = Refusal::new(Code::TooManyRequests, limit.told().to_owned());
                     let response = refusal.by(limit).into_response();
-                    answered(visit(shared, &request, &caller).as_ref(), &response);
+                    answered(visit(&shared, &request, &caller).as_ref(), &response);
                     response
                 }
             }

@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use self::bounds::Bounds;
 pub use self::browsers::Origin;
+use self::callers::Door;
 pub use self::options::{ServeOptions, URL_BYTES_MAX};
 pub use self::serving::{Listeners, ServeError, serve};
 use self::serving::{Shared, State};
@@ -64,28 +65,19 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
     if has_metrics {
         known = known.route("/metrics", get(metrics::among_others));
     }
-    let for_browsers =
-        Router::new()
-            .route("/why", get(why::why))
-            .route_layer(middleware::from_fn_with_state(
-                Arc::clone(&shared),
-                callers::admit_browsers,
-            ));
+    let behind = |door| middleware::from_fn_with_state((Arc::clone(&shared), door), callers::admit);
+    let for_browsers = Router::new()
+        .route("/why", get(why::why))
+        .route_layer(behind(Door::Browsers));
     let for_operators = Router::new()
         .route("/", get(page::document))
         .route("/page.js", get(page::script))
         .route("/page.css", get(page::style))
         .route("/status", get(status::status))
-        .route_layer(middleware::from_fn_with_state(
-            Arc::clone(&shared),
-            callers::admit_operators,
-        ));
+        .route_layer(behind(Door::Operators));
     let app = known
         // Those above are for callers who are known, those below for operators, and then for everybody.
-        .route_layer(middleware::from_fn_with_state(
-            Arc::clone(&shared),
-            callers::admit,
-        ))
+        .route_layer(behind(Door::Callers))
         .merge(for_browsers)
         .merge(for_operators)
         .route("/healthz", get(handlers::healthz))

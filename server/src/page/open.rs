@@ -70,10 +70,8 @@ impl OpenPage {
     }
 
     /// Ends it without sending anything.
-    pub async fn let_go(mut self) -> Result<(), ReadError> {
-        self.connection.end().await?;
-        self.connection.give_back();
-        Ok(())
+    pub async fn let_go(self) -> Result<(), ReadError> {
+        Ok(self.connection.let_go().await?)
     }
 }
 
@@ -91,16 +89,19 @@ pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError
             limits: look.limits,
         }))),
         Ok(Err(trailer)) => {
-            connection.end().await?;
-            connection.give_back();
+            connection.let_go().await?;
             Ok(Opened::Behind(trailer))
         }
-        Err(ReadError::Postgres(error)) => Err(ReadError::Postgres(error)),
-        Err(refused) => {
-            connection.end().await?;
-            connection.give_back();
-            Err(refused)
-        }
+        Err(error) => Err(refused(connection, error).await),
+    }
+}
+
+/// Lets go of the connection of what is refused. Where Postgres failed it may be in the middle of something, and is
+/// closed.
+pub(super) async fn refused(connection: Connection, error: ReadError) -> ReadError {
+    match error {
+        ReadError::Postgres(_) => error,
+        refused => connection.let_go().await.err().map_or(refused, ReadError::from),
     }
 }
 

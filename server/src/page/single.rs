@@ -50,12 +50,7 @@ pub(crate) async fn open_single(
             since,
             resync,
         }),
-        Err(ReadError::Postgres(error)) => Err(ReadError::Postgres(error)),
-        Err(refused) => {
-            connection.end().await?;
-            connection.give_back();
-            Err(refused)
-        }
+        Err(error) => Err(open::refused(connection, error).await),
     }
 }
 
@@ -134,10 +129,8 @@ impl Single {
     }
 
     /// Ends the transaction.
-    pub(crate) async fn end(mut self) -> Result<(), ReadError> {
-        self.connection.end().await?;
-        self.connection.give_back();
-        Ok(())
+    pub(crate) async fn end(self) -> Result<(), ReadError> {
+        Ok(self.connection.let_go().await?)
     }
 
     async fn round(&mut self, plan: &Plan, since: &Since, key: &RowKey) -> Result<Round, ReadError> {

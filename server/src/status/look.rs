@@ -86,8 +86,7 @@ pub(super) async fn look(node: &Node) -> Result<Looked, sqlx::Error> {
     if !looked.is_standby {
         look_at_writers(&mut connection, &mut looked).await?;
     }
-    connection.end().await?;
-    connection.give_back();
+    connection.let_go().await?;
     Ok(looked)
 }
 
@@ -123,8 +122,7 @@ pub(super) async fn sizes(node: &Node) -> Result<Sizes, sqlx::Error> {
     connection.begin(&[]).await?;
     let rows: Vec<(String, Option<i64>, Option<i64>)> =
         unprepared::query_as(SIZES).fetch_all(connection.get()?).await?;
-    connection.end().await?;
-    connection.give_back();
+    connection.let_go().await?;
     let bytes = |bytes: Option<i64>| u64::try_from(bytes?).ok();
     Ok(rows
         .into_iter()
