@@ -1,5 +1,8 @@
 //! Talks HTTP to the server. Everything that comes from there is bounded and mistrusted.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use highwater_shared::{
 };
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::address::{address, is_this_machine, redirects};
@@ -120,18 +124,10 @@ impl HttpRemote {
 
     /// What the server has for this caller.
     pub(crate) async fn entities(&self) -> Result<EntityList, Error> {
-        let mut response = self.get(self.url("entities"), "application/json").await?;
-        if !response.status().is_success() {
-            return Err(self.refused(response).await);
-        }
-        let body = self.read(&mut response, ENTITIES_BYTES_MAX).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| self.not_highwater(format!("its list of entities cannot be read ({error})")))
-    }
-
-    /// What the server is told of this device.
-    pub(crate) fn introduction(&self) -> &Introduction {
-        &self.access.introduction
+        let (entities, _) = self
+            .json(self.url("entities"), ENTITIES_BYTES_MAX, "list of entities")
+            .await?;
+        Ok(entities)
     }
 
     /// Why a device with this cursor, or date, has a row or lacks it; and which source says so.
@@ -146,17 +142,31 @@ impl HttpRemote {
             .append_pair("entity", entity.as_str())
             .append_pair("key", key)
             .append_pair("since", since);
+        let (why, source) = self.json(url, WHY_BYTES_MAX, "answer").await?;
+        Ok((why, source.ok_or_else(|| self.without_source())?))
+    }
+
+    /// Asks for a small document, and tells which source it comes from, where it says so.
+    async fn json<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        bytes_max: usize,
+        what: &str,
+    ) -> Result<(T, Option<SourceId>), Error> {
         let mut response = self.get(url, "application/json").await?;
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
         let source = source(response.headers());
-        let source =
-            source.ok_or_else(|| self.not_highwater(format!("the header {SOURCE_HEADER} is missing")))?;
-        let body = self.read(&mut response, WHY_BYTES_MAX).await?;
-        let why = serde_json::from_slice(&body)
-            .map_err(|error| self.not_highwater(format!("its answer cannot be read ({error})")))?;
-        Ok((why, source))
+        let body = self.read(&mut response, bytes_max).await?;
+        let document = serde_json::from_slice(&body)
+            .map_err(|error| self.not_highwater(format!("its {what} cannot be read ({error})")))?;
+        Ok((document, source))
+    }
+
+    /// What the server is told of this device.
+    pub(crate) fn introduction(&self) -> &Introduction {
+        &self.access.introduction
     }
 
     /// Whether the server is on the host of this address.
@@ -228,7 +238,7 @@ impl HttpRemote {
         };
         match source {
             Some(source) => Ok(Answer { source, outcome }),
-            None => Err(self.not_highwater(format!("the header {SOURCE_HEADER} is missing"))),
+            None => Err(self.without_source()),
         }
     }
 
@@ -294,6 +304,10 @@ impl HttpRemote {
 
     fn server_name(&self) -> String {
         server_name(&self.server)
+    }
+
+    fn without_source(&self) -> Error {
+        self.not_highwater(format!("the header {SOURCE_HEADER} is missing"))
     }
 
     fn not_highwater(&self, found: String) -> Error {
@@ -384,91 +398,4 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = chrono::DateTime::parse_from_rfc2822(text).ok()?;
     date.signed_duration_since(chrono::Utc::now()).to_std().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_before_the_routes_is_kept() {
-        for base in ["https://example.org/sync", "https://example.org/sync/"] {
-            let remote = HttpRemote::new(base, &Access::default(), None).expect("a remote");
-            assert_eq!(remote.url("changes").as_str(), "https://example.org/sync/changes");
-        }
-    }
-
-    /// Rows that are all in order, and never end.
-    #[tokio::test]
-    async fn a_page_without_an_end_is_given_up() {
-        let row = || Ok::<_, std::io::Error>(Bytes::from_static(b"1\tChair\n"));
-        let rows =
-            move || async move { axum::body::Body::from_stream(futures_util::stream::repeat_with(row)) };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let app = axum::Router::new().fallback(rows);
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        let remote = HttpRemote::new(&address, &Access::default(), None).expect("a remote");
-        let response = remote.get(remote.url("changes"), COPY_MEDIA_TYPE).await;
-        let mut body = HttpBody {
-            response: response.expect("an answer"),
-            server: address,
-            bytes_left: 1_000_000,
-        };
-        let mut taken = 0;
-        let error = loop {
-            match body.chunk().await {
-                Ok(chunk) => taken += chunk.expect("no end").len(),
-                Err(error) => break error,
-            }
-        };
-        assert!(
-            matches!(error, Error::Malformed(_)) && taken <= 1_000_000,
-            "{taken}: {error}"
-        );
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_and_as_a_date() {
-        let header = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, text.parse().expect("a header"));
-            retry_after(&headers)
-        };
-        assert_eq!(header("7"), Some(Duration::from_secs(7)));
-        let later = chrono::Utc::now() + chrono::TimeDelta::seconds(60);
-        let wait = header(&later.to_rfc2822().replace("+0000", "GMT")).expect("a date");
-        assert!(wait > Duration::from_secs(50) && wait <= Duration::from_mins(1));
-        assert_eq!(header("soon"), None);
-    }
-
-    #[test]
-    fn a_token_goes_nowhere_that_others_can_read_it_unless_told_so() {
-        let mut access = Access {
-            token: Some("secret".into()),
-            ..Access::default()
-        };
-        for (server, expected) in [
-            ("http://sync.example.org", false),
-            ("http://10.0.0.1:8080", false),
-            ("https://sync.example.org", true),
-            ("http://127.0.0.1:8080", true),
-            ("http://localhost:8080", true),
-        ] {
-            access.token_over_http = false;
-            let remote = HttpRemote::new(server, &access, None);
-            assert_eq!(remote.is_ok(), expected, "{server}");
-            if let Err(error) = remote {
-                let error = error.to_string();
-                assert!(
-                    error.contains("--token-over-http") && !error.contains("secret"),
-                    "{error}"
-                );
-            }
-            access.token_over_http = true;
-            assert!(HttpRemote::new(server, &access, None).is_ok(), "{server}");
-        }
-    }
 }
