@@ -326,6 +326,12 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error().and_then(DatabaseError::code)
 }
 
+/// Whether Postgres could not read a value. The columns and their types are there: the table is locked.
+pub(crate) fn is_no_value(error: &sqlx::Error) -> bool {
+    let classes = ["22", "23", "42"];
+    sqlstate(error).is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+}
+
 /// The own id of the source; `None` where the database was restored or copied to where it is, and
 /// not yet rebased.
 pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {

@@ -1,7 +1,8 @@
 //! The body of `POST /digests`: which rows are to be compared, and how far the caller has got with it.
 //!
 //! The last bits of the hash of a row's key say in which part the row lies. A caller asks for
-//! the digests of parts, then for smaller parts of those that differ, then for the keys in them.
+//! the digests of parts, then for smaller parts of those that differ, then for the keys in them. Rows whose
+//! keys it knows it asks for by these, which no table is scanned for.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,10 @@ pub struct DigestsOf {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub within: Option<Within>,
+    /// The rows with these keys only, each a line of a block with the key's columns; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub keys: Option<Vec<String>>,
 }
 
 /// Some parts of an entity.

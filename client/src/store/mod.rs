@@ -53,7 +53,7 @@ pub use self::row::HeldRow;
 pub(crate) use self::row::{RowLook, look_for};
 pub use self::status::{EntityStatus, StoreStatus, status};
 pub(crate) use self::value::key_value;
-pub(crate) use self::view::{Compared, Look, View};
+pub(crate) use self::view::{Compared, Look, RowHashes, View};
 use crate::applied::PageApplied;
 use crate::error::Error;
 use crate::meter::Meter;

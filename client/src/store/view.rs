@@ -155,13 +155,13 @@ impl View {
         Ok(())
     }
 
-    /// Hands those of the rows to `each` that have one of these keys, lines of `COPY` text.
+    /// The same of the rows that have one of these keys, lines of `COPY` text, each looked up.
     pub(crate) fn rows_of(
         &self,
         entity: &EntityName,
         compared: &Compared,
         keys: impl Iterator<Item = Result<Vec<u8>, Error>>,
-        mut each: impl FnMut(RowHashes),
+        mut each: impl FnMut(RowHashes, &dyn Fn() -> Vec<u8>),
     ) -> Result<(), Error> {
         let conditions: Vec<String> = compared
             .table
@@ -189,7 +189,7 @@ impl View {
             while let Some(row) = rows.next()? {
                 let key = compared.key_hash(row, &mut texts)?;
                 let digest = compared.digest(key, row, &mut texts)?;
-                each(RowHashes { key, digest });
+                each(RowHashes { key, digest }, &|| texts.key_line());
             }
         }
         Ok(())

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use highwater_shared::digests::{BITS_MAX, PARTS_BITS_MAX};
-use highwater_shared::{DigestsRequest, EntityName, Want, Within};
+use highwater_shared::digests::PARTS_BITS_MAX;
+use highwater_shared::{DigestsOf, DigestsRequest, EntityName, Want};
 use rusqlite::InterruptHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{answer, blocking, pull_first, receive};
-use super::found::{Depth, EntityVerified, VerifyReport};
-use super::question::{Answered, Here, PARTS_NAMED_MAX, Question, answers};
+use super::found::{Depth, EntityVerified, VerifyReport, json_bytes};
+use super::question::{Answered, Here, Question, answers};
 use super::received::Received;
 use crate::error::Error;
 use crate::meter::Meter;
@@ -39,6 +39,10 @@ const IN_DIFFERING_PERCENT_MAX: u64 = 90;
 
 /// At most so many rows may differ: each is sent as a key and then as a whole.
 const DIFFERENT_PERCENT_MAX: u64 = 30;
+
+/// The longest questions that are asked at once, in bytes of JSON. A request has a cursor besides, and a server
+/// reads 1 MiB.
+const QUESTIONS_BYTES_MAX: usize = 768 * 1024;
 
 /// The longest wait that a server's `Retry-After` is followed for.
 pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
@@ -82,16 +86,11 @@ impl Begin<'_> {
             Self::Parts(bits) => return vec![Question::parts(entity, compared.clone(), *bits, None)],
             Self::Rows(found) => found.iter().find(|found| found.entity == *entity),
         };
-        let parts = found.map(|found| found.parts_of_rows(true)).unwrap_or_default();
-        let some = parts.chunks(PARTS_NAMED_MAX).map(|parts| {
-            let within = Within {
-                bits: BITS_MAX,
-                parts: parts.to_vec(),
-            };
-            // Each has one row, save for an accident.
-            Question::keys(entity, compared.clone(), within, 2 * parts.len() as u64)
-        });
-        some.collect()
+        let lists = found.map(|found| found.keys(true)).unwrap_or_default();
+        lists
+            .into_iter()
+            .map(|keys| Question::rows(entity, compared.clone(), keys))
+            .collect()
     }
 }
 
@@ -191,7 +190,7 @@ impl Verification<'_> {
         }
         let (mut rows, mut in_differing) = (0, 0);
         while !pending.is_empty() {
-            let asked = one_of_each(&mut pending);
+            let asked = one_of_each(&mut pending, |question| &question.of);
             let (here, there) = self.ask(course, as_of.as_ref(), &asked).await?;
             if is_bounded {
                 // It is as of the first answer, and leads to where the last one was given.
@@ -256,7 +255,7 @@ impl Verification<'_> {
                 let view = locked(&view);
                 asked
                     .iter()
-                    .map(|question| question.scan(&view, &meter, &*observer))
+                    .map(|question| question.look(&view, &meter, &*observer))
                     .collect()
             })
         };
@@ -301,14 +300,19 @@ fn exceeds(some: u64, percent: u64, all: u64) -> bool {
     some.saturating_mul(100) > all.saturating_mul(percent)
 }
 
-/// The first question about each entity, taken from those that are pending: an answer has one for each.
-fn one_of_each(pending: &mut Vec<Question>) -> Vec<Question> {
-    let mut asked: Vec<Question> = Vec::new();
+/// The first question about each entity, taken from those that are pending, as far as they fit into a request:
+/// an answer has one for each.
+fn one_of_each<T>(pending: &mut Vec<T>, of: impl Fn(&T) -> &DigestsOf) -> Vec<T> {
+    let mut asked: Vec<T> = Vec::new();
+    let mut bytes = 0;
     for question in std::mem::take(pending) {
-        if asked.iter().any(|other| other.of.entity == question.of.entity) {
-            pending.push(question);
-        } else {
+        let more = json_bytes(of(&question));
+        let is_another = asked.iter().all(|other| of(other).entity != of(&question).entity);
+        if is_another && (asked.is_empty() || bytes + more <= QUESTIONS_BYTES_MAX) {
+            bytes += more;
             asked.push(question);
+        } else {
+            pending.push(question);
         }
     }
     asked
@@ -325,5 +329,41 @@ struct Interrupted(InterruptHandle);
 impl Drop for Interrupted {
     fn drop(&mut self) {
         self.0.interrupt();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_asks_once_about_each_entity_and_no_more_than_a_server_reads() {
+        let of = |entity: &str, bytes| DigestsOf {
+            entity: EntityName::new(entity),
+            want: Want::Keys,
+            bits: 0,
+            within: None,
+            keys: Some(vec!["k".repeat(bytes)]),
+        };
+        let half = QUESTIONS_BYTES_MAX / 2;
+        let mut pending = vec![
+            of("a", half),
+            of("a", 1),
+            of("b", half),
+            of("c", 9),
+            of("d", 2 * half),
+        ];
+        let mut asked = || {
+            let asked = one_of_each(&mut pending, |of| of);
+            asked
+                .iter()
+                .map(|of| of.entity.as_str().to_owned())
+                .collect::<Vec<_>>()
+        };
+        // Two halves and their names are too much; one alone is asked for whatever its length is.
+        assert_eq!(asked(), ["a", "c"]);
+        assert_eq!(asked(), ["a", "b"]);
+        assert_eq!(asked(), ["d"]);
+        assert_eq!(asked(), Vec::<String>::new());
     }
 }

@@ -4,8 +4,6 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-use highwater_shared::digests::{BITS_MAX, part};
-use highwater_shared::hash::key_hash;
 use highwater_shared::{EntityName, ValueKind, copy_text};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
@@ -13,6 +11,9 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::store::key_value;
 use crate::sync_helper::Cursor;
+
+/// The longest list of keys that is sent, in bytes of JSON. A request has a cursor besides, and a server reads 1 MiB.
+const KEYS_BYTES_MAX: usize = 512 * 1024;
 
 /// What of a row is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +94,13 @@ impl EntityVerified {
         self.missing.is_empty() && self.extra.is_empty() && self.stale.is_empty()
     }
 
-    /// The parts that the rows in question lie in, each as good as alone, ascending: those that the source
-    /// has, or all of them.
-    pub(super) fn parts_of_rows(&self, with_extra: bool) -> Vec<u64> {
+    /// The keys of the rows in question, those that the source has or all of them, in lists that fit into a
+    /// request each.
+    pub(super) fn keys(&self, with_extra: bool) -> Vec<Vec<String>> {
         let extra = self.extra.iter().filter(|_| with_extra);
         let keys = self.missing.iter().chain(&self.stale).chain(extra);
-        let mut parts: Vec<u64> = keys.map(|key| part(key.hash(), BITS_MAX)).collect();
-        parts.sort_unstable();
-        parts.dedup();
-        parts
+        // What is no text is none of the source's keys.
+        lists(keys.filter_map(|key| String::from_utf8(key.line.clone()).ok()))
     }
 
     /// How many rows differ.
@@ -136,14 +135,6 @@ impl RowKey {
         self.columns.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// The hash by which it belongs to a part.
-    fn hash(&self) -> u64 {
-        let texts: Vec<_> = copy_text::fields(&self.line)
-            .map(|field| copy_text::unescape(field.unwrap_or_default()))
-            .collect();
-        key_hash(texts.iter().map(AsRef::as_ref))
-    }
-
     fn order(&self, other: &Self) -> Ordering {
         let values = self.columns.iter().zip(&other.columns);
         let of_values = values.map(|((_, a), (_, b))| match (a.as_i64(), b.as_i64()) {
@@ -175,5 +166,53 @@ impl Serialize for RowKey {
             object.serialize_entry(name, value)?;
         }
         object.end()
+    }
+}
+
+/// Cuts keys into lists of a bounded length in JSON. A key that is longer is a list of its own.
+fn lists(keys: impl Iterator<Item = String>) -> Vec<Vec<String>> {
+    let mut lists: Vec<Vec<String>> = Vec::new();
+    let mut bytes = 0;
+    for key in keys {
+        let more = json_bytes(&key) + 1;
+        match lists.last_mut() {
+            Some(list) if bytes + more <= KEYS_BYTES_MAX => list.push(key),
+            _ => {
+                lists.push(vec![key]);
+                bytes = 0;
+            }
+        }
+        bytes += more;
+    }
+    lists
+}
+
+/// How long something is in JSON.
+pub(super) fn json_bytes(value: &impl Serialize) -> usize {
+    // Texts and numbers can be written.
+    serde_json::to_vec(value).map_or(0, |json| json.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_cut_into_lists_that_fit_and_none_is_lost() {
+        let key = |length| "k".repeat(length);
+        // Each has two quotes and a comma besides.
+        let half = KEYS_BYTES_MAX / 2 - 3;
+        let found = lists([key(half), key(half), key(1), key(2 * KEYS_BYTES_MAX), key(2)].into_iter());
+        let lengths: Vec<Vec<usize>> = found
+            .iter()
+            .map(|list| list.iter().map(String::len).collect())
+            .collect();
+        assert_eq!(
+            lengths,
+            [vec![half, half], vec![1], vec![2 * KEYS_BYTES_MAX], vec![2]]
+        );
+        assert_eq!(lists(std::iter::empty()), Vec::<Vec<String>>::new());
+        // What JSON escapes is longer there.
+        assert_eq!(lists([key(half), "\\".repeat(half)].into_iter()).len(), 2);
     }
 }

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use highwater_shared::digests::BITS_MAX;
-use highwater_shared::{DigestsOf, DigestsRequest, Want, Within};
+use highwater_shared::{DigestsOf, DigestsRequest, Want};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{CHUNKS_WAITING_MAX, answer};
 use super::found::EntityVerified;
-use super::question::PARTS_NAMED_MAX;
 use crate::applied::EntityApplied;
 use crate::error::Error;
 use crate::meter::Meter;
@@ -65,12 +63,11 @@ pub(crate) async fn mend(
     }
 }
 
-/// Asks for whole rows, some thousand at a time.
+/// Asks for whole rows by their keys.
 fn requests(found: &[EntityVerified]) -> Vec<DigestsRequest> {
     let mut requests = Vec::new();
     for found in found {
-        // One that is named with another is right as well.
-        for parts in found.parts_of_rows(false).chunks(PARTS_NAMED_MAX) {
+        for keys in found.keys(false) {
             requests.push(DigestsRequest {
                 since: found.cursor.as_ref().map(|cursor| cursor.as_str().to_owned()),
                 deep: false,
@@ -78,10 +75,8 @@ fn requests(found: &[EntityVerified]) -> Vec<DigestsRequest> {
                     entity: found.entity.clone(),
                     want: Want::Rows,
                     bits: 0,
-                    within: Some(Within {
-                        bits: BITS_MAX,
-                        parts: parts.to_vec(),
-                    }),
+                    within: None,
+                    keys: Some(keys),
                 }],
             });
         }

@@ -13,13 +13,13 @@ use super::received::Received;
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::Event;
-use crate::store::{Compared, View};
+use crate::store::{Compared, RowHashes, View};
 
 /// Rows, of both sides together, whose keys are asked for at once.
 const KEYS_MAX: u64 = 200_000;
 
 /// Parts that are named at once; twenty bytes each at most.
-pub(super) const PARTS_NAMED_MAX: usize = 50_000;
+const PARTS_NAMED_MAX: usize = 50_000;
 
 /// A part with too many rows to ask for their keys is split into so many, as bits.
 const SPLIT_BITS: u32 = 8;
@@ -73,13 +73,14 @@ impl Question {
                 want: Want::Parts,
                 bits,
                 within,
+                keys: None,
             },
             keys_max: 0,
             compared,
         }
     }
 
-    /// Asks for the keys of rows that have these hashes; there are so many at most.
+    /// Asks for the keys of the rows in these parts; there are so many at most.
     pub(super) fn keys(entity: &EntityName, compared: Compared, within: Within, keys_max: u64) -> Self {
         Self {
             of: DigestsOf {
@@ -87,14 +88,30 @@ impl Question {
                 want: Want::Keys,
                 bits: 0,
                 within: Some(within),
+                keys: None,
             },
             keys_max,
             compared,
         }
     }
 
-    /// This side's answer, by one scan of the table.
-    pub(super) fn scan(
+    /// Asks about the rows that have these keys, which both sides look up.
+    pub(super) fn rows(entity: &EntityName, compared: Compared, keys: Vec<String>) -> Self {
+        Self {
+            keys_max: keys.len() as u64,
+            of: DigestsOf {
+                entity: entity.clone(),
+                want: Want::Keys,
+                bits: 0,
+                within: None,
+                keys: Some(keys),
+            },
+            compared,
+        }
+    }
+
+    /// This side's answer: by one scan of the table, but where keys are named.
+    pub(super) fn look(
         &self,
         view: &View,
         meter: &Meter,
@@ -114,13 +131,20 @@ impl Question {
             }
             self.is_within(key)
         };
-        view.rows(&self.of.entity, &self.compared, is_wanted, |row, key_line| {
+        let each = |row: RowHashes, key_line: &dyn Fn() -> Vec<u8>| {
             here.rows += 1;
             match self.of.want {
                 Want::Keys => drop(here.keys.insert(key_line(), row.digest)),
                 _ => here.parts.add(row.key, row.digest),
             }
-        })?;
+        };
+        match &self.of.keys {
+            None => view.rows(&self.of.entity, &self.compared, is_wanted, each)?,
+            Some(keys) => {
+                let keys = keys.iter().map(|key| Ok(key.clone().into_bytes()));
+                view.rows_of(&self.of.entity, &self.compared, keys, each)?;
+            }
+        }
         Ok(here)
     }
 
@@ -181,7 +205,7 @@ impl Question {
                 }
             });
             let is_parts = self.of.want == Want::Parts;
-            view.rows_of(entity, &self.compared, keys, |row| {
+            view.rows_of(entity, &self.compared, keys, |row, _| {
                 if is_parts && self.is_within(row.key) {
                     here.rows = here.rows.saturating_sub(1);
                     here.parts.take(row.key, row.digest);

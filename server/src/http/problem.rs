@@ -66,6 +66,7 @@ impl From<ReadError> for Refusal {
                 ..Self::new(Code::ResyncRequired, detail)
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
+            ReadError::NoKeys(_) => Self::new(Code::InvalidBody, detail),
             ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
             ReadError::Limit(limit) => Self::new(Code::Unavailable, detail).by(limit),
             ReadError::Postgres(error) => error.into(),

@@ -1,4 +1,4 @@
-//! Which rows and tombstones are meant, as conditions of a statement: those of scopes, and those of one key.
+//! Which rows and tombstones are meant, as conditions of a statement: those of scopes, and those of keys.
 
 use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
@@ -22,6 +22,33 @@ impl RowKey {
         });
         Ok(equal.collect::<Result<Vec<_>, NulInText>>()?.join(" and "))
     }
+
+    /// The values, each of its column's type.
+    fn values(&self, entity: &Entity) -> Result<String, NulInText> {
+        let columns = entity.key.iter().zip(&self.0);
+        let values = columns.map(|(column, value)| Ok(format!("{}::{}", literal(value)?, column.cast)));
+        Ok(values.collect::<Result<Vec<_>, NulInText>>()?.join(", "))
+    }
+}
+
+/// The rows of a `values` clause, one for each of these keys; `None` where there are none.
+pub(crate) fn values_of(entity: &Entity, keys: &[RowKey]) -> Result<Option<String>, NulInText> {
+    let rows = keys.iter().map(|key| Ok(format!("({})", key.values(entity)?)));
+    let rows = rows.collect::<Result<Vec<_>, NulInText>>()?;
+    Ok((!rows.is_empty()).then(|| format!("values {}", rows.join(", "))))
+}
+
+/// That a row `t` has one of these keys.
+pub(crate) fn in_keys(entity: &Entity, keys: &[RowKey]) -> Result<String, NulInText> {
+    let columns: Vec<String> = entity
+        .key
+        .iter()
+        .map(|column| format!("t.{}", identifier(&column.name)))
+        .collect();
+    Ok(match values_of(entity, keys)? {
+        Some(values) => format!("({}) in ({values})", columns.join(", ")),
+        None => "false".to_owned(),
+    })
 }
 
 /// That a row `t` lies in one of these scopes; all are meant where there are none.

@@ -4,21 +4,25 @@
 //! All keys that it has not seen the last of are named besides, so that the caller can leave them
 //! out on its side too: what is left is the same on both sides, whoever writes meanwhile.
 
-use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want};
+use std::collections::BTreeMap;
+
+use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want, copy_text};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 
+use super::conditions::RowKey;
 use super::delta::Delta;
 use super::digests_sql::{self as sql, Digested, Encoding};
-use super::open::{LAGS, OpenPage, Opened};
+use super::open::{LAGS, OpenPage, Opened, refused};
 use super::rows::Budget;
 use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
-use crate::database::LogEnd;
+use crate::database::{LogEnd, is_no_value};
 use crate::entity::Entity;
 use crate::limit::PageBounds;
 use crate::node::Node;
+use crate::quoting::NulInText;
 use crate::samples::Samples;
 use crate::unprepared;
 
@@ -42,6 +46,8 @@ pub struct DigestsAsked {
 pub struct OpenDigests {
     page: OpenPage,
     asked: DigestsAsked,
+    /// The keys that were named, by entity.
+    keys: BTreeMap<EntityName, Vec<RowKey>>,
     encoding: Encoding,
 }
 
@@ -80,19 +86,63 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
     let encoding: String = probe.try_get("encoding")?;
     let refusal = match Encoding::new(&encoding) {
         Some(encoding) if sql::is_known(probe.try_get("hash")?) => {
-            return Ok(OpenDigests {
-                page,
-                asked,
-                encoding,
-            });
+            match keys_of(&mut page, &asked.entities).await {
+                Ok(keys) => {
+                    return Ok(OpenDigests {
+                        page,
+                        asked,
+                        keys,
+                        encoding,
+                    });
+                }
+                Err(error) => error,
+            }
         }
-        Some(_) => {
-            "this Postgres computes other hashes than a store does; it cannot be compared with one".to_owned()
-        }
-        None => format!("a database in {encoding} cannot be compared with a store; one in UTF8 can"),
+        Some(_) => ReadError::Unavailable(
+            "this Postgres computes other hashes than a store does; it cannot be compared with one"
+                .to_owned(),
+        ),
+        None => ReadError::Unavailable(format!(
+            "a database in {encoding} cannot be compared with a store; one in UTF8 can"
+        )),
     };
-    page.let_go().await?;
-    Err(ReadError::Unavailable(refusal))
+    Err(refused(page.connection, refusal).await)
+}
+
+/// Reads the keys that are named. What is no key must be refused before anything is sent.
+async fn keys_of(
+    page: &mut OpenPage,
+    asked: &[DigestsOf],
+) -> Result<BTreeMap<EntityName, Vec<RowKey>>, ReadError> {
+    let mut keys = BTreeMap::new();
+    for entity in &page.entities {
+        let of = asked.iter().find(|of| of.entity == entity.name);
+        let Some(lines) = of.and_then(|of| of.keys.as_ref()) else {
+            continue;
+        };
+        let none = || ReadError::NoKeys(entity.name.clone());
+        let of_entity: Option<Vec<RowKey>> = lines.iter().map(|line| key(line, entity)).collect();
+        let of_entity = of_entity.ok_or_else(none)?;
+        if let Some(check) = sql::check_keys(entity, &of_entity).map_err(|NulInText| none())? {
+            let check = unprepared::query(AssertSqlSafe(check));
+            match check.fetch_one(page.connection.get()?).await {
+                Err(error) if is_no_value(&error) => return Err(none()),
+                checked => checked?,
+            };
+        }
+        keys.insert(entity.name.clone(), of_entity);
+    }
+    Ok(keys)
+}
+
+/// The key that a line holds; `None` where it has not one value for each column.
+fn key(line: &str, entity: &Entity) -> Option<RowKey> {
+    let values = copy_text::fields(line.as_bytes()).map(|field| {
+        let value = copy_text::unescape(field?).into_owned();
+        String::from_utf8(value).ok()
+    });
+    let values: Vec<String> = values.collect::<Option<_>>()?;
+    (values.len() == entity.key.len()).then_some(RowKey(values))
 }
 
 impl OpenDigests {
@@ -143,6 +193,7 @@ impl OpenDigests {
                 deep: self.asked.deep,
                 encoding: &self.encoding,
                 within: None,
+                keys: None,
             };
             let mut lines = Vec::new();
             if self.may_hold_unseen(entity) {
@@ -157,6 +208,7 @@ impl OpenDigests {
             for of in self.asked.entities.iter().filter(|of| of.entity == entity.name) {
                 let digested = Digested {
                     within: of.within.as_ref(),
+                    keys: self.keys.get(&entity.name).map(Vec::as_slice),
                     ..digested
                 };
                 let (kind, statement) = match of.want {

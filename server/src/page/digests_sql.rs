@@ -1,7 +1,7 @@
 //! The statements that compute digests, and those that read the rows in question.
 //!
 //! A row's digest is made of texts that a store can make of its values as well: what `COPY` prints of
-//! them, floats aside. Each statement is one scan of the table.
+//! them, floats aside. Each statement is one scan of the table, but where keys are named: then it looks these up.
 
 use highwater_shared::digests::mask;
 use highwater_shared::hash::hash;
@@ -11,7 +11,7 @@ use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
 use crate::snapshot::Snapshot;
 
-use super::conditions::{in_scopes, tombstones_of};
+use super::conditions::{RowKey, in_keys, in_scopes, tombstones_of, values_of};
 use super::sql::seen_by;
 
 /// A text whose hash tells whether this Postgres computes it as the others do. A machine that writes
@@ -81,6 +81,14 @@ pub(super) struct Digested<'a> {
     pub(super) deep: bool,
     pub(super) encoding: &'a Encoding,
     pub(super) within: Option<&'a Within>,
+    /// The rows that have one of these keys; all where there are none.
+    pub(super) keys: Option<&'a [RowKey]>,
+}
+
+/// A statement that fails where one of these keys is none of the entity's; `None` where there are no keys.
+pub(super) fn check_keys(entity: &Entity, keys: &[RowKey]) -> Result<Option<String>, NulInText> {
+    let values = values_of(entity, keys)?;
+    Ok(values.map(|values| format!("select count(k.*) from ({values}) k")))
 }
 
 impl Digested<'_> {
@@ -175,6 +183,10 @@ impl Digested<'_> {
             self.in_scope()?
         );
         seen_by(&mut text, self.seen);
+        if let Some(keys) = self.keys {
+            text.push_str(" and ");
+            text.push_str(&in_keys(self.entity, keys)?);
+        }
         Ok(text)
     }
 

@@ -166,6 +166,9 @@ pub enum ReadError {
     /// 400: the cursor's position is none in this table.
     #[error("since: the cursor's position does not fit the table; ask again without since")]
     BadPosition,
+    /// 400: what was named as keys of this entity are none.
+    #[error("keys: some are none of {:?}; send lines of blocks, with the columns of its key and no others", .0.as_str())]
+    NoKeys(EntityName),
     /// 503: not now.
     #[error("{0}")]
     Unavailable(String),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Hearer, Question, WhyError};
-use crate::database::{LogEnd, sqlstate};
+use crate::database::{LogEnd, is_no_value};
 use crate::entity::Entity;
 use crate::node::Node;
 use crate::page::{ReadError, Round, RowKey, Since, Single, in_scopes, open_single, tombstones_of};
@@ -219,12 +219,6 @@ fn no_key(entity: &Entity) -> WhyError {
         entity.name.as_str(),
         columns.join(", ")
     ))
-}
-
-/// Whether Postgres could not read a value. The columns and their types are there: the table is locked.
-fn is_no_value(error: &sqlx::Error) -> bool {
-    let classes = ["22", "23", "42"];
-    sqlstate(error).is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
 }
 
 async fn row(

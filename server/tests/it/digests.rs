@@ -155,7 +155,41 @@ async fn parts_keys_and_rows_tell_the_same_rows() {
 }
 
 #[tokio::test]
-async fn a_comparison_of_everything_is_one_scan() {
+async fn rows_are_told_by_their_keys() {
+    let rig = Rig::start(
+        r"create table pair (a text, b int, note text, primary key (b, a));
+          insert into pair select t, g, 'n' from unnest(array[e'tab\there', e'back\\slash', '', 'é']) t, generate_series(1, 3) g",
+    )
+    .await;
+    rig.enable(&["pair"]).await;
+    let since = cursor(&rig.server).await;
+    rig.run("update pair set note = 'new' where (a, b) = ('', 1)")
+        .await;
+    let ask = async |of: Value| {
+        asked(&rig.server, &json!({"since": since, "entities": [of]}))
+            .await
+            .0
+    };
+    let all = of(&ask(json!({"entity": "pair", "want": "keys"})).await, "Key");
+    assert_eq!(all.len(), 11);
+    let key_of = |line: &String| line.rsplit_once('\t').unwrap().0.to_owned();
+    for line in &all {
+        // A key that no row has, one that changed since, and one that is named twice.
+        let keys = json!([key_of(line), "7\tnone", "1\t", key_of(line)]);
+        let found = ask(json!({"entity": "pair", "want": "keys", "keys": keys})).await;
+        assert_eq!(of(&found, "Key"), std::slice::from_ref(line));
+        assert_eq!(of(&found, "Changed"), ["1\t"]);
+        let rows = ask(json!({"entity": "pair", "want": "rows", "keys": keys})).await;
+        assert_eq!(of(&rows, "Upsert").len(), 1, "{rows:?}");
+        let parts = ask(json!({"entity": "pair", "bits": 0, "keys": keys})).await;
+        assert!(of(&parts, "Part")[0].starts_with("0\t1\t"), "{parts:?}");
+    }
+    let none = ask(json!({"entity": "pair", "want": "keys", "keys": []})).await;
+    assert_eq!(of(&none, "Key"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_comparison_of_everything_is_one_scan_and_rows_that_are_named_are_looked_up() {
     let rig = Rig::start(PRODUCTS).await;
     rig.enable(&["product"]).await;
     let since = cursor(&rig.server).await;
@@ -171,6 +205,11 @@ async fn a_comparison_of_everything_is_one_scan() {
     rig.run("select pg_stat_reset()").await;
     let body = json!({"since": since, "deep": true, "entities": [{"entity": "product", "bits": 10}]});
     asked(&server, &body).await;
+    for want in ["keys", "rows"] {
+        let of = json!({"entity": "product", "want": want, "keys": ["7", "300", "2000"]});
+        let (lines, _) = asked(&server, &json!({"since": since, "entities": [of]})).await;
+        assert_eq!(lines.len(), 2, "{lines:?}");
+    }
     // They count when they end.
     drop(server);
     pool.close().await;
@@ -181,7 +220,7 @@ async fn a_comparison_of_everything_is_one_scan() {
     }
     let (scans, by_index) = scans().await;
     assert_eq!(scans, 1);
-    assert!(by_index < 10, "{by_index} rows by an index");
+    assert!(by_index < 20, "{by_index} rows by an index");
 }
 
 #[tokio::test]
@@ -194,6 +233,7 @@ async fn what_is_asked_wrongly_is_refused_with_a_reason() {
         .to_owned();
     let one = json!({"entity": "product"});
     let within = |bits: u32, parts: Value| json!({"entity": "product", "bits": bits, "within": {"bits": 2, "parts": parts}});
+    let keys = |keys: Value| json!({"entity": "product", "want": "rows", "keys": keys});
     let cases = [
         ("no body", String::new(), Code::InvalidBody),
         ("not JSON", "product".to_owned(), Code::InvalidBody),
@@ -220,6 +260,36 @@ async fn what_is_asked_wrongly_is_refused_with_a_reason() {
         (
             "no such part",
             json!({"entities": [within(4, json!([4]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "a key of two values",
+            json!({"entities": [keys(json!(["1\t2"]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "a key of another type",
+            json!({"entities": [keys(json!(["1", "seven"]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "a key that is null",
+            json!({"entities": [keys(json!(["\\N"]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "a key out of range",
+            json!({"entities": [keys(json!(["99999999999"]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "a key with a NUL",
+            json!({"entities": [keys(json!(["7\0"]))]}).to_string(),
+            Code::InvalidBody,
+        ),
+        (
+            "keys that are numbers",
+            json!({"entities": [keys(json!([7]))]}).to_string(),
             Code::InvalidBody,
         ),
         (
