@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backon::BackoffBuilder as _;
 use highwater_shared::{EntityName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +15,7 @@ use crate::pull::{Event, Writing};
 use crate::remote::HttpRemote;
 use crate::store::Standing;
 use crate::sync_helper::Cursor;
-use crate::verify::{Depth, EntityVerified, RETRY_AFTER_MAX, Verification, VerifyReport, mend};
+use crate::verify::{Depth, EntityVerified, Patience, Repair, Verification, VerifyReport};
 
 impl ClientBuilder {
     /// As [`Client::verify`], for the store at `path`, which another process may write to meanwhile.
@@ -159,29 +158,21 @@ impl Client {
         let remote = self.remote.to_patient()?;
         let helpers = self.store.sync_helpers()?;
         let source = helpers.iter().find_map(|helper| helper.source.as_ref());
-        let mut delays = retries().with_max_times(PULL_RETRIES_MAX).build();
+        let mut repair = Repair {
+            remote: &remote,
+            store: &self.store,
+            source,
+            patience: Patience::new(
+                retries().with_max_times(PULL_RETRIES_MAX),
+                Arc::clone(&self.observer),
+            ),
+            meter,
+        };
         let mut writing = Writing::InPlace;
         loop {
-            let mended = mend(
-                &remote,
-                &self.store,
-                source,
-                differing,
-                standing.clone(),
-                writing,
-                meter,
-            );
-            match mended.await {
+            match repair.mend(differing, standing.clone(), writing).await {
                 Err(Error::UniqueIndex { .. }) if writing == Writing::InPlace => {
                     writing = Writing::DeletesFirst;
-                }
-                Err(error) if error.is_retryable() => {
-                    let Some(delay) = delays.next() else {
-                        return Err(error);
-                    };
-                    let delay = error.delay(delay, RETRY_AFTER_MAX);
-                    (self.observer)(Event::Retrying { error: &error, delay });
-                    tokio::time::sleep(delay).await;
                 }
                 mended => return mended,
             }

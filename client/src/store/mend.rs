@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use highwater_shared::block::BLOCK_VERSION;
-use highwater_shared::{BlockHeader, BlockKind, EntityName, PageParser, PageSink, Trailer};
+use highwater_shared::{BlockHeader, BlockKind, EntityName, PageError, PageParser, PageSink, Trailer};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,8 +46,10 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) enum MendingPiece {
     Chunk(Bytes),
-    /// An answer ended properly. The cursor that came with it is told.
-    End(oneshot::Sender<Cursor>),
+    /// An answer ended. The cursor that came with it is told, or that its end has not come.
+    End(oneshot::Sender<Option<Cursor>>),
+    /// The answer is asked for once more. What came of it is written over, or heard of with the next pull.
+    Again,
     /// All of them did. Without this, nothing is kept.
     All,
 }
@@ -92,16 +94,30 @@ fn write(
     }
     let mut parser = PageParser::new();
     let mut last = None;
+    // With those answers that have ended.
+    let mut counts = writer.counts.clone();
     loop {
         match pieces.blocking_recv() {
             Some(MendingPiece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
             Some(MendingPiece::End(told)) => {
-                let trailer: Trailer = std::mem::take(&mut parser).finish().map_err(from_page)?;
+                let trailer: Trailer = match std::mem::take(&mut parser).finish() {
+                    Err(PageError::Incomplete) => {
+                        let _ = told.send(None);
+                        continue;
+                    }
+                    ended => ended.map_err(from_page)?,
+                };
                 writer.block = None;
+                counts.clone_from(&writer.counts);
                 let next = Cursor::new(trailer.next);
                 last = Some(next.clone());
                 // Who does not listen any more has failed.
-                let _ = told.send(next);
+                let _ = told.send(Some(next));
+            }
+            Some(MendingPiece::Again) => {
+                parser = PageParser::new();
+                writer.block = None;
+                writer.counts.clone_from(&counts);
             }
             Some(MendingPiece::All) => break,
             None => return Err(Error::Incomplete),

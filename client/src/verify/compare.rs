@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::ExponentialBuilder;
 use highwater_shared::digests::PARTS_BITS_MAX;
 use highwater_shared::{DigestsOf, DigestsRequest, EntityName, Want};
 use rusqlite::InterruptHandle;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{answer, blocking, pull_first, receive};
 use super::found::{Depth, EntityVerified, VerifyReport, json_bytes};
+use super::patience::Patience;
 use super::question::{Answered, Here, Question, answers};
 use super::received::Received;
 use crate::error::Error;
@@ -43,9 +44,6 @@ const DIFFERENT_PERCENT_MAX: u64 = 30;
 /// The longest questions that are asked at once, in bytes of JSON. A request has a cursor besides, and a server
 /// reads 1 MiB.
 const QUESTIONS_BYTES_MAX: usize = 768 * 1024;
-
-/// The longest wait that a server's `Retry-After` is followed for.
-pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
 /// Told what happens.
 pub(crate) type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
@@ -270,23 +268,17 @@ impl Verification<'_> {
         request: &DigestsRequest,
         keys_max: u64,
     ) -> Result<Received, Error> {
-        let mut delays = self.retries.build();
+        let mut patience = Patience::new(self.retries, Arc::clone(&self.observer));
         loop {
             let received = async {
                 let (store, source) = (self.store, course.source.as_ref());
                 let body = answer(self.remote, store, source, request, self.wanted.is_some()).await?;
                 receive(body, keys_max, &self.meter, &*self.observer).await
             };
-            let error = match received.await {
-                Err(error) if error.is_retryable() => error,
+            match received.await {
+                Err(error) => patience.wait(error).await?,
                 received => return received,
-            };
-            let Some(delay) = delays.next() else {
-                return Err(error);
-            };
-            let delay = error.delay(delay, RETRY_AFTER_MAX);
-            (self.observer)(Event::Retrying { error: &error, delay });
-            tokio::time::sleep(delay).await;
+            }
         }
     }
 }

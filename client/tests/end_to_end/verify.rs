@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use highwater_testbed::Process;
+use highwater_testbed::{Fault, Process, Proxy};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -335,6 +335,37 @@ async fn a_server_that_goes_away_is_waited_for_and_then_named() {
         answering.join().unwrap();
     }
     assert!(std::fs::read(&store).unwrap() == before, "nothing was written");
+}
+
+/// The rows that are missing are asked for in three lists, and no connection lasts for two of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_is_cut_off_keeps_what_it_has() {
+    const PAGES: &str = "create table page (path text primary key, body text);
+        alter table page alter body set storage external;
+        insert into page select repeat('p', 600) || g, repeat(md5(g::text), 100)
+        from generate_series(1, 2000) g";
+    let (rig, store) = pulled(PAGES, &["page"]).await;
+    edit(
+        &store,
+        "delete from page; insert into page values ('mine', '', '')",
+    );
+    let proxy = Proxy::before(rig.address).await.unwrap();
+    proxy.set(Fault::Cut(4_000_000));
+    let output = output(command(&proxy.url(), &store, &["--repair"])).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    assert_eq!(
+        (output.status.code(), &told["repaired"]),
+        (Some(0), &json!(true)),
+        "{told}"
+    );
+    assert!(said.matches("trying again").count() >= 2, "{said}");
+    assert!(
+        proxy.passed() > told["bytes"].as_u64().unwrap() && proxy.passed() < 20_000_000,
+        "{} bytes for {told}",
+        proxy.passed()
+    );
+    rig.assert_equal(&store, &["page"], "repaired").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
