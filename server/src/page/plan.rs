@@ -1,5 +1,8 @@
 //! Decides what a page sends: which entities, from where, and which begin anew. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Ordering;
 
 use highwater_shared::ResyncReason;
