@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use highwater_shared::hash::{date_hash, key_hash, value_hash};
 use highwater_shared::{ColumnRole, EntityName, ValueKind, copy_text};
 use rusqlite::{CachedStatement, Connection, InterruptHandle, OpenFlags, Row};
+use tokio_util::sync::CancellationToken;
 
 use super::open::{self, BUSY_SECONDS_MAX};
 use super::table::{Purpose, Table, is_senseless};
@@ -60,13 +61,23 @@ pub(crate) struct Compared {
 
 impl View {
     /// Opens the store at `path`, to compare the entities that are `wanted` (all, where none are named).
-    pub(crate) fn open(path: &Path, wanted: Option<&[EntityName]>, look: Look) -> Result<Self, Error> {
+    pub(crate) fn open(
+        path: &Path,
+        wanted: Option<&[EntityName]>,
+        look: Look,
+        stop: &CancellationToken,
+    ) -> Result<Self, Error> {
         let path = open::absolute(path)?;
         look::at(&path, |_| Ok(()))?;
-        Self::begin(&path, wanted, look).map_err(|error| error.in_store(&path))
+        Self::begin(&path, wanted, look, stop).map_err(|error| error.in_store(&path))
     }
 
-    fn begin(path: &Path, wanted: Option<&[EntityName]>, look: Look) -> Result<Self, Error> {
+    fn begin(
+        path: &Path,
+        wanted: Option<&[EntityName]>,
+        look: Look,
+        stop: &CancellationToken,
+    ) -> Result<Self, Error> {
         // Nothing is written; but only who might, makes the files that SQLite needs beside a store
         // that nobody has open, and removes them again.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -106,6 +117,9 @@ impl View {
                 });
             }
             connection.execute_batch("rollback")?;
+            if stop.is_cancelled() {
+                return Err(Error::Stopped);
+            }
             thread::sleep(PULL_POLL);
         }
     }

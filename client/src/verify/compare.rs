@@ -149,7 +149,8 @@ impl Verification<'_> {
     /// Opens the store. What is read of it ends with the second part.
     async fn look(&self, look: Look) -> Result<(Course, Interrupted), Error> {
         let (path, wanted) = (self.store.to_owned(), self.wanted.map(<[EntityName]>::to_vec));
-        let view = blocking(move || View::open(&path, wanted.as_deref(), look)).await?;
+        let stop = self.stop.clone();
+        let view = blocking(move || View::open(&path, wanted.as_deref(), look, &stop)).await?;
         let interrupted = Interrupted(view.interrupt_handle());
         let source = view.helpers().iter().find_map(|helper| helper.source.clone());
         let course = Course {

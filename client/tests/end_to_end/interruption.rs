@@ -9,6 +9,7 @@ use highwater_testbed::process::Signal;
 use highwater_testbed::{Fault, Process, Proxy};
 
 use crate::rig::{Rig, client, output};
+use crate::verify;
 
 /// Rows of the table, and of a page.
 const ROWS: i64 = 30_000;
@@ -201,4 +202,22 @@ async fn an_interrupted_pull_ends_with_130_and_goes_on_later() {
     assert!(held > 0 && held < ROWS && held % 100 == 0, "{held}");
     rig.pulled(&store, &[]).await;
     rig.assert_equal(&store, &["product"], "resumed").await;
+}
+
+/// A pull that nobody goes on with is waited for ten seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_verify_waits_for_no_pull() {
+    let rig = Rig::start(TABLE, &["product"]).await;
+    let store = rig.store("waiting.db");
+    rig.pulled(&store, &[]).await;
+    verify::edit(&store, "update sync_helper set state = 'pulling'");
+    let mut command = verify::command(&rig.url(), &store, &[]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Process::spawn(command).unwrap();
+    while !store.with_extension("db-shm").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process.signal(Signal::Interrupt).unwrap();
+    let status = process.wait_up_to(Duration::from_secs(5)).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(130));
 }
