@@ -1,13 +1,12 @@
 //! Who may see the page and the status: operators, by Bearer or by what a browser sends.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -41,15 +40,7 @@ async fn asking() -> (Rig, Served, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     let (operator, other) = (key(&file, true), key(&file, false));
-    let authenticator = Authenticator::open(AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    });
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(authenticator.await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     (rig, server, operator, other)
 }
 
@@ -121,14 +112,7 @@ async fn a_browser_is_asked_for_a_password_by_the_page_and_by_nothing_else() {
 #[tokio::test]
 async fn the_right_of_an_operator_brings_no_row() {
     let (rig, server, operator, _) = asking().await;
-    let mut connection = rig.database.connect().await.unwrap();
-    let options = highwater_server::admin::EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..Default::default()
-    };
-    highwater_server::admin::enable(&mut connection, "product", &options)
-        .await
-        .unwrap();
+    rig.enable_scoped("product", "tenant").await;
     let page: Value = server
         .get_by("/changes", &format!("Bearer {operator}"))
         .await
@@ -192,14 +176,7 @@ async fn as_device(server: &Served, path: &str, key: &str, device: &str) -> Valu
 #[tokio::test]
 async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
     let rig = Rig::start(TABLES).await;
-    let mut connection = rig.database.connect().await.unwrap();
-    let options = highwater_server::admin::EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..Default::default()
-    };
-    highwater_server::admin::enable(&mut connection, "product", &options)
-        .await
-        .unwrap();
+    rig.enable_scoped("product", "tenant").await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     let operator = key(&file, true);
@@ -212,15 +189,7 @@ async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
         auth::add_key(&file, &NewKey { grant, expires: None }).unwrap()
     };
     let (even, odd) = (of_tenant("even", "0"), of_tenant("odd", "1"));
-    let authenticator = Authenticator::open(AuthOptions {
-        api_keys: Some(file.clone()),
-        tokens: None,
-    });
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(authenticator.await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     let page = as_device(&server, "/changes", &even, "\"till\"").await;
     let since = format!("/changes?since={}", page["next"].as_str().unwrap());
     as_device(&server, &since, &even, "\"till\"").await;
