@@ -9,7 +9,7 @@ use highwater_server::admin::{self, EnableOptions};
 use highwater_server::auth::{AuthOptions, Authenticator};
 use highwater_server::{Listeners, ServeOptions};
 pub(crate) use highwater_testbed::Copy;
-use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
+use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows, until_told};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -188,6 +188,18 @@ impl Served {
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map(|value| value.parse().expect("a number"))
+    }
+
+    /// GETs `/status` with a query.
+    pub(crate) async fn status(&self, query: &str) -> Value {
+        let response = self.get(&format!("/status?{query}")).await;
+        assert_eq!(response.status(), 200);
+        response.json().await.expect("JSON")
+    }
+
+    /// Waits until `/status` is so. The server looks once a second.
+    pub(crate) async fn until_status(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        until_told(async || self.status("").await, holds).await
     }
 
     /// Waits until a limit was reached so often, by the server's own count.
