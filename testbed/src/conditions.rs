@@ -1,11 +1,12 @@
 //! What tests wait for, and what they begin with.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// The longest that a condition is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often it is looked whether it holds.
 const POLL: Duration = Duration::from_millis(10);
@@ -14,7 +15,7 @@ const POLL: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 ///
-/// When it does not come to hold within half a minute.
+/// When it does not come to hold within a minute.
 pub async fn until(pool: &PgPool, condition: &str) {
     let holds = || sqlx::query_scalar::<_, bool>(AssertSqlSafe(condition.to_owned())).fetch_one(pool);
     let mut last = holds().await;
@@ -26,11 +27,35 @@ pub async fn until(pool: &PgPool, condition: &str) {
     }
 }
 
+/// Asks again and again until the answer is as it should be, and gives that answer.
+///
+/// # Panics
+///
+/// When there is none within a minute. It shows the last one.
+pub async fn until_told<T: Display>(ask: impl AsyncFn() -> T, holds: impl Fn(&T) -> bool) -> T {
+    let mut last = None;
+    let asking = async {
+        loop {
+            let told = ask().await;
+            if holds(&told) {
+                return told;
+            }
+            last = Some(told);
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.unwrap_or_else(|_| match last {
+        Some(last) => panic!("told at last: {last:#}"),
+        None => panic!("nothing was told"),
+    })
+}
+
 /// Waits until a standby has replayed all that its primary has written by now.
 ///
 /// # Panics
 ///
-/// When it has not within half a minute, or the primary cannot be asked.
+/// When it has not within a minute, or the primary cannot be asked.
 pub async fn caught_up(primary: &PgPool, standby: &PgPool) {
     let written: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
         .fetch_one(primary)

@@ -14,6 +14,7 @@
 //! - [`Proxy`]: a network that fails, before a server.
 //! - `certificates`, with the feature of that name: an authority of one's own, for tests that speak TLS.
 //! - [`Terminal`]: a terminal, for what programs show to people only.
+//! - [`assert_manual`]: a program's manual, held against its help.
 //! - [`has_language`]: whether programs of other languages can be run here.
 //! - [`Disk`]: a small disk of one's own, to be filled up, and [`bound_by_rights`].
 //!
@@ -57,6 +58,7 @@ pub mod flights;
 mod folder;
 mod kernel;
 mod languages;
+mod manual;
 mod nginx;
 mod pgbouncer;
 mod pip;
@@ -70,11 +72,12 @@ mod terminal;
 
 pub use chromium::{Chromium, Screen};
 pub use cluster::{Cluster, Profile, free_port};
-pub use conditions::{caught_up, seed, until};
+pub use conditions::{caught_up, seed, until, until_told};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};
 pub use languages::has_language;
+pub use manual::assert_manual;
 pub use nginx::{NGINX_CONF, Nginx};
 pub use pgbouncer::PgBouncer;
 pub use process::Process;

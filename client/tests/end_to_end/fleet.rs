@@ -1,9 +1,8 @@
 //! The fleet as the server sees it: the real client names its device, falls behind, fails and comes back.
 
 use std::path::Path;
-use std::time::Duration;
 
-use highwater_testbed::{Fault, Process, Proxy};
+use highwater_testbed::{Fault, Process, Proxy, until_told};
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, client, output, run};
@@ -12,7 +11,7 @@ const TABLE: &str = "create table product (id int primary key, name text);
     insert into product select g, 'p' || g from generate_series(1, 100) g";
 
 /// What `/status` says of the devices.
-pub(crate) async fn fleet(server: &str) -> Value {
+async fn fleet(server: &str) -> Value {
     let status = reqwest::get(format!("{server}/status")).await.unwrap();
     let mut status: Value = status.json().await.unwrap();
     status["fleet"].take()
@@ -20,19 +19,8 @@ pub(crate) async fn fleet(server: &str) -> Value {
 
 /// Waits until the one device is so.
 async fn until(server: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut device = Value::Null;
-    let wait = async {
-        loop {
-            device = fleet(server).await["devices"][0].take();
-            if holds(&device) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_mins(1), wait).await;
-    waited.unwrap_or_else(|_| panic!("{device}"));
-    device
+    let mut fleet = until_told(async || fleet(server).await, |fleet| holds(&fleet["devices"][0])).await;
+    fleet["devices"][0].take()
 }
 
 fn daemon(server: &str, store: &Path) -> Process {
@@ -95,19 +83,14 @@ async fn a_device_is_called_like_its_host_unless_it_is_told_otherwise() {
     let mut told = rig.pull(&rig.store("told.db"), &[]);
     told.env("HIGHWATER_DEVICE", "kiosk");
     assert!(output(told).await.status.success());
-    let host = host_name();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        let mut met = names(&fleet(&rig.url()).await);
+    let mut expected = [host_name(), "kiosk".to_owned()];
+    expected.sort_unstable();
+    let met = |fleet: &Value| {
+        let mut met = names(fleet);
         met.sort_unstable();
-        let mut expected = [host.clone(), "kiosk".to_owned()];
-        expected.sort_unstable();
-        if met == expected {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "{met:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        met == expected
+    };
+    until_told(async || fleet(&rig.url()).await, met).await;
 }
 
 fn host_name() -> String {

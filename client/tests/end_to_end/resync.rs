@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
-use highwater_server::admin::{self, EnableOptions};
+use highwater_server::admin;
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
@@ -223,11 +223,7 @@ async fn rows_of_a_scope_that_was_taken_away_leave_and_no_others_come() {
         &[],
     )
     .await;
-    let by_tenant = EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..EnableOptions::default()
-    };
-    rig.enable("product", by_tenant).await;
+    rig.enable_scoped("product", "tenant").await;
     let file = rig.folder.path().join("keys");
     let mut keys = Vec::new();
     for tenants in [0..20, 0..19] {

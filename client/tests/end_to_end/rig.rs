@@ -79,6 +79,15 @@ impl Rig {
             .unwrap_or_else(|error| panic!("{table}: {error}"));
     }
 
+    /// Makes a table an entity, with a column as its scope.
+    pub(crate) async fn enable_scoped(&self, table: &str, column: &str) {
+        let options = EnableOptions {
+            scope: Some(column.to_owned()),
+            ..EnableOptions::default()
+        };
+        self.enable(table, options).await;
+    }
+
     /// Another server on the same database, whose connections begin now.
     pub(crate) async fn serve_anew(&self) -> SocketAddr {
         self.serve_with(ServeOptions::default()).await

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use highwater_server::admin::EnableOptions;
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_shared::EntityName;
@@ -41,11 +40,7 @@ fn pull(url: &str, store: &Path, key: &str) -> Command {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_a_device_may_no_longer_see_leave_its_store() {
     let rig = Rig::start(TABLES, &["news"]).await;
-    let by_tenant = EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..EnableOptions::default()
-    };
-    rig.enable("product", by_tenant).await;
+    rig.enable_scoped("product", "tenant").await;
     let file = rig.folder.path().join("keys");
     let mut keys = Vec::new();
     for (tenants, entities) in [

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use highwater_server::admin::EnableOptions;
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
@@ -85,11 +84,7 @@ async fn a_tenant_hears_of_its_own_rows_alone() {
         &["news"],
     )
     .await;
-    let by_tenant = EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..EnableOptions::default()
-    };
-    rig.enable("product", by_tenant).await;
+    rig.enable_scoped("product", "tenant").await;
     let file = rig.folder.path().join("keys");
     let grant = Grant {
         name: "till".to_owned(),

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use highwater_server::admin::EnableOptions;
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use serde_json::{Value, json};
@@ -263,11 +262,7 @@ async fn a_device_hears_of_its_own_scope_only() {
         &[],
     )
     .await;
-    let by_tenant = EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..EnableOptions::default()
-    };
-    rig.enable("product", by_tenant).await;
+    rig.enable_scoped("product", "tenant").await;
     let file = rig.folder.path().join("keys");
     let key = auth::add_key(
         &file,

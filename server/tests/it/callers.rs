@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_shared::{EntityName, Timestamp};
 use reqwest::{Response, StatusCode};
@@ -34,18 +34,7 @@ impl Asking {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys");
         std::fs::write(&file, "").unwrap();
-        let options = AuthOptions {
-            api_keys: Some(file.clone()),
-            tokens: None,
-        };
-        let authenticator = Authenticator::open(options).await.unwrap();
-        let server = Served::start_with(
-            &rig.pool,
-            ServeOptions {
-                authenticator: Some(Arc::new(authenticator)),
-                ..ServeOptions::default()
-            },
-        );
+        let server = Served::start_keys(&rig.pool, &file, ServeOptions::default());
         Self {
             server: server.await,
             rig,

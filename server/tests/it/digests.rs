@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_shared::digests::DIGESTS_BODY_BYTES_MAX;
 use highwater_shared::hash::hash;
@@ -350,15 +350,7 @@ async fn who_may_not_read_an_entity_may_not_compare_it() {
         is_operator: false,
     };
     let key = auth::add_key(&file, &NewKey { grant, expires: None }).unwrap();
-    let options = AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    };
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(Authenticator::open(options).await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     let body = json!({"entities": [{"entity": "product"}]}).to_string();
     let key = format!("Bearer {key}");
     for (authorization, expected) in [

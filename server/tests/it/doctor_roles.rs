@@ -145,11 +145,7 @@ async fn a_role_that_row_security_limits_is_told_of_in_each_state() {
         checks(&found(&rig, &of(&reader)).await),
         [("row_security_scope", Severity::Serious)]
     );
-    let scope = admin::EnableOptions {
-        scope: Some("tenant_id".to_owned()),
-        ..admin::EnableOptions::default()
-    };
-    admin::enable(&mut connection, "product", &scope).await.unwrap();
+    rig.enable_scoped("product", "tenant_id").await;
     assert_eq!(
         checks(&found(&rig, &of(&reader)).await),
         [("row_security_tombstones", Severity::Serious)]

@@ -26,27 +26,10 @@ async fn get(server: &Served, path: &str, device: &str) -> reqwest::Response {
     request.send().await.unwrap()
 }
 
-async fn status(server: &Served, query: &str) -> Value {
-    let response = server.get(&format!("/status?{query}")).await;
-    assert_eq!(response.status(), 200);
-    response.json().await.unwrap()
-}
-
-/// Waits until the fleet is so. It is looked at once a second.
+/// Waits until the fleet is so.
 async fn until(server: &Served, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut fleet = Value::Null;
-    let wait = async {
-        loop {
-            fleet = status(server, "").await["fleet"].take();
-            if holds(&fleet) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-    waited.unwrap_or_else(|_| panic!("{fleet}"));
-    fleet
+    let mut status = server.until_status(|status| holds(&status["fleet"])).await;
+    status["fleet"].take()
 }
 
 async fn next(server: &Served, query: &str, device: &str) -> String {
@@ -192,14 +175,14 @@ async fn what_names_no_device_is_answered_all_the_same() {
             "{header}"
         );
     }
-    assert_eq!(status(&server, "").await["fleet"]["known"], 0);
+    assert_eq!(server.status("").await["fleet"]["known"], 0);
     let options = ServeOptions {
         devices_max: 0,
         ..ServeOptions::default()
     };
     let (_rig, server) = served(options).await;
     assert_eq!(get(&server, "/changes?limit=1", "\"a\"").await.status(), 200);
-    assert_eq!(status(&server, "").await["fleet"]["known"], 0);
+    assert_eq!(server.status("").await["fleet"]["known"], 0);
 }
 
 #[tokio::test]
@@ -210,11 +193,11 @@ async fn a_device_is_found_by_a_part_of_its_name() {
     }
     get(&server, "/entities", "%\"K%c3%a4se <b>\"").await;
     until(&server, |fleet| fleet["known"] == 13).await;
-    let fleet = status(&server, "search=tILL-1&limit=2").await["fleet"].take();
+    let fleet = server.status("search=tILL-1&limit=2").await["fleet"].take();
     assert_eq!(fleet["matching"], 3, "1, 10 and 11");
     assert_eq!(fleet["devices"].as_array().unwrap().len(), 2);
-    let fleet = status(&server, "search=k%C3%A4se").await["fleet"].take();
+    let fleet = server.status("search=k%C3%A4se").await["fleet"].take();
     assert_eq!(fleet["devices"][0]["device"], "Käse <b>");
-    assert_eq!(status(&server, "limit=0").await["fleet"]["devices"], json!([]));
+    assert_eq!(server.status("limit=0").await["fleet"]["devices"], json!([]));
     assert_eq!(server.get("/status?limit=many").await.status(), 400);
 }

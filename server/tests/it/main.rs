@@ -51,3 +51,4 @@ mod tls;
 mod tokens;
 mod why;
 mod why_random;
+mod why_scopes;

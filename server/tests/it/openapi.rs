@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_shared::EntityName;
 use serde_json::Value;
@@ -299,15 +299,7 @@ async fn every_refusal_of_a_caller_is_as_the_document_says() {
         },
     )
     .unwrap();
-    let authenticator = Authenticator::open(AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    });
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(authenticator.await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     let mut document = Document::of(&server).await;
     let bearer = format!("Bearer {key}");
     for path in [

@@ -1,14 +1,14 @@
 //! Who may see the page and the status: operators, by Bearer or by what a browser sends.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
+use highwater_testbed::until_told;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -41,15 +41,7 @@ async fn asking() -> (Rig, Served, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     let (operator, other) = (key(&file, true), key(&file, false));
-    let authenticator = Authenticator::open(AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    });
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(authenticator.await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     (rig, server, operator, other)
 }
 
@@ -121,14 +113,7 @@ async fn a_browser_is_asked_for_a_password_by_the_page_and_by_nothing_else() {
 #[tokio::test]
 async fn the_right_of_an_operator_brings_no_row() {
     let (rig, server, operator, _) = asking().await;
-    let mut connection = rig.database.connect().await.unwrap();
-    let options = highwater_server::admin::EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..Default::default()
-    };
-    highwater_server::admin::enable(&mut connection, "product", &options)
-        .await
-        .unwrap();
+    rig.enable_scoped("product", "tenant").await;
     let page: Value = server
         .get_by("/changes", &format!("Bearer {operator}"))
         .await
@@ -192,14 +177,7 @@ async fn as_device(server: &Served, path: &str, key: &str, device: &str) -> Valu
 #[tokio::test]
 async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
     let rig = Rig::start(TABLES).await;
-    let mut connection = rig.database.connect().await.unwrap();
-    let options = highwater_server::admin::EnableOptions {
-        scope: Some("tenant".to_owned()),
-        ..Default::default()
-    };
-    highwater_server::admin::enable(&mut connection, "product", &options)
-        .await
-        .unwrap();
+    rig.enable_scoped("product", "tenant").await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     let operator = key(&file, true);
@@ -212,15 +190,7 @@ async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
         auth::add_key(&file, &NewKey { grant, expires: None }).unwrap()
     };
     let (even, odd) = (of_tenant("even", "0"), of_tenant("odd", "1"));
-    let authenticator = Authenticator::open(AuthOptions {
-        api_keys: Some(file.clone()),
-        tokens: None,
-    });
-    let options = ServeOptions {
-        authenticator: Some(Arc::new(authenticator.await.unwrap())),
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, ServeOptions::default()).await;
     let page = as_device(&server, "/changes", &even, "\"till\"").await;
     let since = format!("/changes?since={}", page["next"].as_str().unwrap());
     as_device(&server, &since, &even, "\"till\"").await;
@@ -231,20 +201,14 @@ async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
     };
     assert_eq!(ask("device=till&key=2").await["outcome"], "seen");
     // What other tenants write is none of its business.
+    let told = async || -> Value { server.get_by("/status", &by).await.json().await.unwrap() };
     let stands = async |expected: bool| {
-        let wait = async {
-            loop {
-                let status: Value = server.get_by("/status", &by).await.json().await.unwrap();
-                let devices = status["fleet"]["devices"].as_array().unwrap();
-                let till = devices.iter().find(|device| device["device"] == "till").unwrap();
-                if till["upToDate"] == expected {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        let holds = |status: &Value| {
+            let devices = status["fleet"]["devices"].as_array().unwrap();
+            let till = devices.iter().find(|device| device["device"] == "till").unwrap();
+            till["upToDate"] == expected
         };
-        let waited = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        waited.unwrap_or_else(|_| panic!("not {expected}"));
+        until_told(told, holds).await;
     };
     stands(true).await;
     rig.run("insert into product values (101, 1)").await;
@@ -281,33 +245,21 @@ async fn an_operator_asks_why_a_device_lacks_a_row_by_its_name() {
     assert_eq!(ask("device=till&caller=odd&key=3").await["outcome"], "live");
 }
 
-async fn until(server: &Served, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut status = Value::Null;
-    let wait = async {
-        loop {
-            status = server.get("/status").await.json().await.unwrap();
-            if holds(&status) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
-    waited.unwrap_or_else(|_| panic!("{status:#}"));
-    status
-}
-
 #[tokio::test]
 async fn entities_are_told_with_their_sizes_and_their_pace() {
     let rig = Rig::start(TABLES).await;
     let server = &rig.server;
-    let empty = until(server, |status| status["source"]["looked"].is_string()).await;
+    let empty = server
+        .until_status(|status| status["source"]["looked"].is_string())
+        .await;
     assert_eq!(empty["entities"], json!([]));
     assert_eq!(empty["source"]["hasFailed"], false);
     assert_eq!(empty["source"]["isStandby"], false);
     rig.enable(&["product", "\"Odd \"\"Name\""]).await;
     rig.run("analyze product").await;
-    let status = until(server, |status| status["entities"].as_array().unwrap().len() == 2).await;
+    let status = server
+        .until_status(|status| status["entities"].as_array().unwrap().len() == 2)
+        .await;
     assert_eq!(status["entities"][0]["name"], "Odd \"Name");
     let product = &status["entities"][1];
     assert_eq!(product["table"], "public.product");
@@ -321,7 +273,7 @@ async fn entities_are_told_with_their_sizes_and_their_pace() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
-    let told = until(server, |status| {
+    let told = server.until_status(|status| {
         status["entities"][1]["changesPerSecond"]
             .as_f64()
             .is_some_and(|rate| rate > 1.0)
@@ -336,7 +288,10 @@ async fn entities_are_told_with_their_sizes_and_their_pace() {
 async fn sizes_are_those_of_postgres() {
     let rig = Rig::start(TABLES).await;
     rig.enable(&["product"]).await;
-    let status = until(&rig.server, |status| status["entities"][0]["tableBytes"].is_u64()).await;
+    let status = rig
+        .server
+        .until_status(|status| status["entities"][0]["tableBytes"].is_u64())
+        .await;
     let (table, indexes): (i64, i64) =
         sqlx::query_as("select pg_table_size('product'), pg_indexes_size('product')")
             .fetch_one(&rig.pool)
@@ -360,17 +315,16 @@ async fn the_oldest_writer_is_told_with_its_process() {
         .await
         .unwrap();
     // Other tests write in the same cluster, and may have begun before.
-    let status = until(&rig.server, |status| {
-        status["source"]["oldestWriter"]["pid"] == pid
-    })
-    .await;
+    let status = rig
+        .server
+        .until_status(|status| status["source"]["oldestWriter"]["pid"] == pid)
+        .await;
     let told = &status["source"]["oldestWriter"];
     assert_eq!(told["application"], "the till");
     assert_eq!(told["state"], "idle in transaction");
     assert!(told["since"].is_string());
     sqlx::raw_sql("rollback").execute(&mut writer).await.unwrap();
-    until(&rig.server, |status| {
-        status["source"]["oldestWriter"]["pid"] != pid
-    })
-    .await;
+    rig.server
+        .until_status(|status| status["source"]["oldestWriter"]["pid"] != pid)
+        .await;
 }

@@ -2,11 +2,10 @@
 //! they are cannot be told apart, and are not held back by these.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
-use highwater_server::auth::{self, AuthOptions, Authenticator, NewKey};
+use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use serde_json::Value;
 
@@ -31,16 +30,7 @@ async fn asking(options: ServeOptions) -> (Rig, Served, [String; 2]) {
         let key = NewKey { grant, expires: None };
         format!("Bearer {}", auth::add_key(&file, &key).unwrap())
     });
-    let known = AuthOptions {
-        api_keys: Some(file),
-        tokens: None,
-    };
-    let authenticator = Some(Arc::new(Authenticator::open(known).await.unwrap()));
-    let options = ServeOptions {
-        authenticator,
-        ..options
-    };
-    let server = Served::start_with(&rig.pool, options).await;
+    let server = Served::start_keys(&rig.pool, &file, options).await;
     (rig, server, keys)
 }
 

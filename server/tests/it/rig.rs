@@ -1,12 +1,15 @@
 //! What the tests share: a migrated database with a server on it, and how a copy pulls from it.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions};
+use highwater_server::auth::{AuthOptions, Authenticator};
 use highwater_server::{Listeners, ServeOptions};
 pub(crate) use highwater_testbed::Copy;
-use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows};
+use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows, until_told};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -69,17 +72,30 @@ impl Rig {
 
     /// Makes tables entities, as the command does.
     pub(crate) async fn enable(&self, tables: &[&str]) {
-        let mut connection = self.database.connect().await.expect("a connection");
-        for table in tables {
-            admin::enable(&mut connection, table, &EnableOptions::default())
-                .await
-                .expect("an entity");
-        }
+        self.enable_with(tables, &EnableOptions::default()).await;
+    }
+
+    /// Makes a table an entity, with a column as its scope.
+    pub(crate) async fn enable_scoped(&self, table: &str, column: &str) {
+        let options = EnableOptions {
+            scope: Some(column.to_owned()),
+            ..EnableOptions::default()
+        };
+        self.enable_with(&[table], &options).await;
     }
 
     /// All live rows of an entity as the source has them, by key.
     pub(crate) async fn source(&self, table: &str, key: &str) -> Rows {
         source(&self.pool, table, key).await
+    }
+
+    async fn enable_with(&self, tables: &[&str], options: &EnableOptions) {
+        let mut connection = self.database.connect().await.expect("a connection");
+        for table in tables {
+            admin::enable(&mut connection, table, options)
+                .await
+                .unwrap_or_else(|error| panic!("{table}: {error}"));
+        }
     }
 }
 
@@ -90,6 +106,25 @@ impl Served {
 
     pub(crate) async fn start_with(pool: &PgPool, options: ServeOptions) -> Self {
         Self::listen(pool, options, None).await
+    }
+
+    /// Starts a server that asks its callers who they are.
+    pub(crate) async fn start_asking(pool: &PgPool, callers: AuthOptions, options: ServeOptions) -> Self {
+        let authenticator = Authenticator::open(callers).await.expect("an authenticator");
+        let options = ServeOptions {
+            authenticator: Some(Arc::new(authenticator)),
+            ..options
+        };
+        Self::start_with(pool, options).await
+    }
+
+    /// The same, with the API keys of a file.
+    pub(crate) async fn start_keys(pool: &PgPool, file: &Path, options: ServeOptions) -> Self {
+        let callers = AuthOptions {
+            api_keys: Some(file.to_owned()),
+            tokens: None,
+        };
+        Self::start_asking(pool, callers, options).await
     }
 
     /// Starts with metrics on an address of their own.
@@ -153,6 +188,18 @@ impl Served {
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         value.map(|value| value.parse().expect("a number"))
+    }
+
+    /// GETs `/status` with a query.
+    pub(crate) async fn status(&self, query: &str) -> Value {
+        let response = self.get(&format!("/status?{query}")).await;
+        assert_eq!(response.status(), 200);
+        response.json().await.expect("JSON")
+    }
+
+    /// Waits until `/status` is so. The server looks once a second.
+    pub(crate) async fn until_status(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        until_told(async || self.status("").await, holds).await
     }
 
     /// Waits until a limit was reached so often, by the server's own count.

@@ -3,7 +3,6 @@
 
 use std::str::FromStr as _;
 
-use highwater_server::admin::{self, EnableOptions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -25,12 +24,10 @@ impl Tenants {
     async fn start(scope: Option<&str>) -> Self {
         let rig = Rig::start(TABLES).await;
         rig.enable(&["news"]).await;
-        let mut connection = rig.database.connect().await.unwrap();
-        let options = EnableOptions {
-            scope: scope.map(str::to_owned),
-            ..EnableOptions::default()
-        };
-        admin::enable(&mut connection, "product", &options).await.unwrap();
+        match scope {
+            Some(column) => rig.enable_scoped("product", column).await,
+            None => rig.enable(&["product"]).await,
+        }
         let roles = [7, 8].map(|tenant| format!("tenant_{tenant}_{}", rig.database.name()));
         for (role, tenant) in roles.iter().zip([7, 8]) {
             rig.run(&format!(

@@ -1,12 +1,10 @@
 //! Scopes: what a caller sees of the rows that others share a table with, and what it never does.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use highwater_server::ServeOptions;
-use highwater_server::admin::{self, EnableOptions};
-use highwater_server::auth::{AuthOptions, Authenticator, TokenKeys, TokenOptions};
+use highwater_server::auth::{AuthOptions, TokenKeys, TokenOptions};
 use highwater_testbed::Copy;
 use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
 use reqwest::StatusCode;
@@ -31,14 +29,7 @@ pub(crate) struct Tenants {
 impl Tenants {
     pub(crate) async fn start() -> Self {
         let rig = Rig::start(TABLES).await;
-        let mut connection = rig.database.connect().await.unwrap();
-        let by_tenant = EnableOptions {
-            scope: Some("tenant".to_owned()),
-            ..EnableOptions::default()
-        };
-        admin::enable(&mut connection, "product", &by_tenant)
-            .await
-            .unwrap();
+        rig.enable_scoped("product", "tenant").await;
         rig.enable(&["news"]).await;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
@@ -52,12 +43,7 @@ impl Tenants {
                 issuers: Vec::new(),
             }),
         };
-        let authenticator = Authenticator::open(options).await.unwrap();
-        let options = ServeOptions {
-            authenticator: Some(Arc::new(authenticator)),
-            ..ServeOptions::default()
-        };
-        let server = Served::start_with(&rig.pool, options).await;
+        let server = Served::start_asking(&rig.pool, options, ServeOptions::default()).await;
         Self {
             rig,
             server,

@@ -400,18 +400,14 @@ async fn whoever_moves_between_nodes_loses_nothing() {
 async fn a_standby_has_a_page_too_and_says_what_it_is() {
     let pair = Pair::start(&[]).await;
     pair.caught_up().await;
-    let mut status = Value::Null;
-    let looked = async {
-        while !status["source"]["looked"].is_string() {
-            status = pair.standby.server.get("/status").await.json().await.unwrap();
-        }
-    };
-    let looked = tokio::time::timeout(Duration::from_secs(20), looked).await;
-    looked.unwrap_or_else(|_| panic!("{status}"));
+    let server = &pair.standby.server;
+    let status = server
+        .until_status(|status| status["source"]["looked"].is_string())
+        .await;
     assert_eq!(status["source"]["isStandby"], true);
     assert_eq!(status["source"]["oldestWriter"], Value::Null);
     assert_eq!(status["entities"][0]["name"], "product");
     assert_eq!(status["entities"][0]["changesPerSecond"], Value::Null);
     assert!(status["entities"][0]["tableBytes"].is_u64(), "{status}");
-    assert_eq!(pair.standby.server.get("/").await.status(), 200);
+    assert_eq!(server.get("/").await.status(), 200);
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use highwater_server::admin::EnableOptions;
 use highwater_server::auth::{self, AuthOptions, NewKey, TokenAlgorithm, TokenKeys, TokenOptions};
 use highwater_server::caller::Grant;
 use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
@@ -67,11 +66,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) async fn start() -> Self {
         let rig = Rig::start(TABLES, &["news"]).await;
-        let by_tenant = EnableOptions {
-            scope: Some("tenant".to_owned()),
-            ..EnableOptions::default()
-        };
-        rig.enable("product", by_tenant).await;
+        rig.enable_scoped("product", "tenant").await;
         let (keys, secrets) = (rig.folder.path().join("keys"), rig.folder.path().join("secret"));
         std::fs::write(&secrets, SECRET).unwrap();
         std::fs::write(&keys, "").unwrap();
