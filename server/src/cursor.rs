@@ -9,6 +9,8 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use highwater_shared::Timestamp;
@@ -238,10 +240,10 @@ impl Cursor {
             return Err(CursorError::Damaged);
         }
         let mut input = Reader(body);
-        match input.byte() {
-            Some(VERSION) => {}
-            Some(later) if later > VERSION => return Err(CursorError::Newer),
-            _ => return Err(CursorError::Damaged),
+        match input.byte().map(|version| version.cmp(&VERSION)) {
+            Some(Ordering::Equal) => {}
+            Some(Ordering::Greater) => return Err(CursorError::Newer),
+            Some(Ordering::Less) | None => return Err(CursorError::Damaged),
         }
         let cursor = input.cursor().ok_or(CursorError::Damaged)?;
         if input.0.is_empty() {
