@@ -84,11 +84,16 @@ impl Begin<'_> {
             Self::Parts(bits) => return vec![Question::parts(entity, compared.clone(), *bits, None)],
             Self::Rows(found) => found.iter().find(|found| found.entity == *entity),
         };
-        let lists = found.map(|found| found.keys(true)).unwrap_or_default();
-        lists
-            .into_iter()
-            .map(|keys| Question::rows(entity, compared.clone(), keys))
-            .collect()
+        let Some(found) = found else {
+            return Vec::new();
+        };
+        // What is extra goes with the first list, which is empty where nothing else differs.
+        let (mut lists, mut extra) = (found.keys(), found.extra_lines());
+        if lists.is_empty() {
+            lists.push(Vec::new());
+        }
+        let question = |keys| Question::rows(entity, compared.clone(), keys, std::mem::take(&mut extra));
+        lists.into_iter().map(question).collect()
     }
 }
 

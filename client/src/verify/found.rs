@@ -94,13 +94,16 @@ impl EntityVerified {
         self.missing.is_empty() && self.extra.is_empty() && self.stale.is_empty()
     }
 
-    /// The keys of the rows in question, those that the source has or all of them, in lists that fit into a
-    /// request each.
-    pub(super) fn keys(&self, with_extra: bool) -> Vec<Vec<String>> {
-        let extra = self.extra.iter().filter(|_| with_extra);
-        let keys = self.missing.iter().chain(&self.stale).chain(extra);
-        // What is no text is none of the source's keys.
+    /// The keys of the rows in question that the source has, in lists that fit into a request each.
+    pub(super) fn keys(&self) -> Vec<Vec<String>> {
+        let keys = self.missing.iter().chain(&self.stale);
+        // They came from there as text.
         lists(keys.filter_map(|key| String::from_utf8(key.line.clone()).ok()))
+    }
+
+    /// The keys of the rows that it does not have. Whoever put them there may have written what is no key at all.
+    pub(super) fn extra_lines(&self) -> Vec<Vec<u8>> {
+        self.extra.iter().map(|key| key.line.clone()).collect()
     }
 
     /// How many rows differ.

@@ -36,10 +36,7 @@ impl Repair<'_> {
         let mending = Mending {
             extra: found
                 .iter()
-                .map(|found| {
-                    let lines = found.extra.iter().map(|key| key.line.clone());
-                    (found.entity.clone(), lines.collect())
-                })
+                .map(|found| (found.entity.clone(), found.extra_lines()))
                 .collect(),
             writing,
             standing,
@@ -108,7 +105,7 @@ impl Repair<'_> {
 fn requests(found: &[EntityVerified]) -> Vec<DigestsRequest> {
     let mut requests = Vec::new();
     for found in found {
-        for keys in found.keys(false) {
+        for keys in found.keys() {
             requests.push(DigestsRequest {
                 since: found.cursor.as_ref().map(|cursor| cursor.as_str().to_owned()),
                 deep: false,

@@ -33,6 +33,8 @@ pub(super) struct Question {
     pub(super) of: DigestsOf,
     /// The most keys that can be an answer.
     pub(super) keys_max: u64,
+    /// Keys that this side looks up besides those that are named.
+    extra: Vec<Vec<u8>>,
     compared: Compared,
 }
 
@@ -76,6 +78,7 @@ impl Question {
                 keys: None,
             },
             keys_max: 0,
+            extra: Vec::new(),
             compared,
         }
     }
@@ -91,14 +94,22 @@ impl Question {
                 keys: None,
             },
             keys_max,
+            extra: Vec::new(),
             compared,
         }
     }
 
-    /// Asks about the rows that have these keys, which both sides look up.
-    pub(super) fn rows(entity: &EntityName, compared: Compared, keys: Vec<String>) -> Self {
+    /// Asks about the rows that have these keys, which both sides look up. Those that are `extra` are looked up
+    /// here alone: the source does not have them, and might not know their keys for keys.
+    pub(super) fn rows(
+        entity: &EntityName,
+        compared: Compared,
+        keys: Vec<String>,
+        extra: Vec<Vec<u8>>,
+    ) -> Self {
         Self {
             keys_max: keys.len() as u64,
+            extra,
             of: DigestsOf {
                 entity: entity.clone(),
                 want: Want::Keys,
@@ -141,7 +152,8 @@ impl Question {
         match &self.of.keys {
             None => view.rows(&self.of.entity, &self.compared, is_wanted, each)?,
             Some(keys) => {
-                let keys = keys.iter().map(|key| Ok(key.clone().into_bytes()));
+                let keys = keys.iter().map(|key| key.as_bytes().to_vec());
+                let keys = keys.chain(self.extra.iter().cloned()).map(Ok);
                 view.rows_of(&self.of.entity, &self.compared, keys, each)?;
             }
         }

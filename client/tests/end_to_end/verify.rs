@@ -337,6 +337,25 @@ async fn a_server_that_goes_away_is_waited_for_and_then_named() {
     assert!(std::fs::read(&store).unwrap() == before, "nothing was written");
 }
 
+/// What somebody else wrote into the store need not be a key for the source.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_key_is_none_at_the_source_is_removed() {
+    let (rig, store) = pulled(
+        "create table host (address inet primary key, name text); insert into host values ('10.0.0.1', 'a')",
+        &["host"],
+    )
+    .await;
+    for edit_of_key in [
+        "update host set address = 'nowhere'",
+        "insert into host select 'elsewhere', name, changed_date from host",
+    ] {
+        edit(&store, edit_of_key);
+        let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
+        assert_eq!((code, &told["repaired"]), (0, &json!(true)), "{told}");
+        assert_verified(&rig.url(), &store, &["--deep"], edit_of_key).await;
+    }
+}
+
 /// The rows that are missing are asked for in three lists, and no connection lasts for two of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_is_cut_off_keeps_what_it_has() {
