@@ -90,3 +90,19 @@ pub fn part(key_hash: u64, bits: u32) -> u64 {
 pub fn mask(bits: u32) -> u64 {
     (1 << bits.min(BITS_MAX)) - 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_bits_of_a_hash_name_its_part() {
+        let hash = 0xfedc_ba98_7654_3210;
+        for (bits, expected) in [(0, 0), (1, 0), (5, 0x10), (16, 0x3210), (48, 0xba98_7654_3210)] {
+            assert_eq!(part(hash, bits), expected, "{bits}");
+        }
+        assert_eq!((mask(3), mask(BITS_MAX)), (7, (1 << 48) - 1));
+        // No part has a number that JSON readers cannot tell from the next.
+        assert_eq!(mask(64), mask(BITS_MAX));
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn keep() -> Options {
+fn keep() -> Options<'static> {
     Options {
         keep_deleted: true,
         ..Options::default()

@@ -1,5 +1,6 @@
 //! The store on real files, fed with pages as bytes through the pull that feeds it in earnest.
 
+mod attempts;
 mod keeping;
 mod objects;
 mod pages;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
 use bytes::Bytes;
-use highwater_shared::{EntityName, Timestamp};
+use highwater_shared::{EntityName, ResyncReason, Timestamp};
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ use super::Store;
 use crate::applied::PullReport;
 use crate::error::Error;
 use crate::plan::Ask;
-use crate::pull::{Answer, Clock, Outcome, PageBody, Pull, Remote};
+use crate::pull::{Answer, Clock, Event, Outcome, PageBody, Pull, Remote, Shortcut};
 use crate::spread::Spread;
 use crate::sync_helper::{SourceId, State, SyncHelper};
 
@@ -192,6 +193,9 @@ impl Page {
 /// Stands among pages for the answer that the cursor is gone.
 const GONE: Bytes = Bytes::from_static(b"gone");
 
+/// The same, since the caller may see something else now.
+const SCOPE_CHANGED: Bytes = Bytes::from_static(b"scope");
+
 /// A server that answers with given pages, and remembers what it was asked.
 #[derive(Default)]
 struct Script {
@@ -229,10 +233,10 @@ impl Remote for Script {
         let chunks = [page.slice(..middle), page.slice(middle..)];
         Ok(Answer {
             source: SourceId::new(self.source.as_str()),
-            outcome: if page == GONE {
-                Outcome::Resync(None)
-            } else {
-                Outcome::Page(Chunks(chunks.into()))
+            outcome: match page {
+                page if page == GONE => Outcome::Resync(None),
+                page if page == SCOPE_CHANGED => Outcome::Resync(Some(ResyncReason::ScopeChanged)),
+                _ => Outcome::Page(Chunks(chunks.into())),
             },
         })
     }
@@ -277,18 +281,26 @@ impl Pulled {
     }
 }
 
-struct Options {
+struct Options<'a> {
     keep_deleted: bool,
     source: &'static str,
     wanted: Option<Vec<EntityName>>,
+    wait: Duration,
+    retries: usize,
+    shortcut: Option<&'a dyn Shortcut>,
+    observer: &'a (dyn Fn(Event<'_>) + Send + Sync),
 }
 
-impl Default for Options {
+impl Default for Options<'_> {
     fn default() -> Self {
         Self {
             keep_deleted: false,
             source: "source-1",
             wanted: None,
+            wait: Duration::ZERO,
+            retries: 0,
+            shortcut: None,
+            observer: &|_| {},
         }
     }
 }
@@ -297,7 +309,7 @@ async fn pull(store: &Store, pages: impl IntoIterator<Item = Bytes>) -> Pulled {
     pull_with(store, pages, Options::default()).await
 }
 
-async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, options: Options) -> Pulled {
+async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, options: Options<'_>) -> Pulled {
     let script = Script {
         pages: Mutex::new(pages.into_iter().collect()),
         source: options.source.to_owned(),
@@ -309,12 +321,12 @@ async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, option
         clock: &NoTime,
         wanted: options.wanted.as_deref(),
         keep_deleted: options.keep_deleted,
-        wait: Duration::ZERO,
-        retries: ExponentialBuilder::new().with_max_times(0),
+        wait: options.wait,
+        retries: ExponentialBuilder::new().with_max_times(options.retries),
         resyncs: Spread::none(),
-        shortcut: None,
+        shortcut: options.shortcut,
         stop: &CancellationToken::new(),
-        observer: &|_| {},
+        observer: options.observer,
     };
     let outcome = pull.run().await;
     Pulled {
