@@ -96,6 +96,9 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     let lines = vec![
         line("server, COPY blocks", Who::Client, |cost| cost.program).with_bar(Bar::Ratio(RATIO_MAX)),
         line("Postgres, COPY blocks", Who::Client, |cost| cost.postgres),
+        line("both together, COPY blocks", Who::Client, |cost| {
+            cost.program + cost.postgres
+        }),
         line("server, JSON", Who::Json, |cost| cost.program),
         line("Postgres, JSON", Who::Json, |cost| cost.postgres),
         Line::alone("client", Unit::MicrosecondsPerRow, client),
