@@ -113,9 +113,9 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         lines,
         notes: vec![
             "The source and the store scan their tables at one time, but share the machine: Postgres, the server and \
-             the client compete for its cores, and nothing is compressed. Where \
-             rows differ, each side scans twice, for parts and for the keys in those that differ; rows are fetched, and \
-             after a repair looked at again, by their keys. A resync, here after `touch`, compares all values."
+             the client compete for its cores, and nothing is compressed. Where rows differ, each side scans twice, for \
+             parts and for the keys in those that differ; rows are fetched, and after a repair looked at again, by \
+             their keys. A resync, here after `touch`, compares all values."
                 .to_owned(),
         ],
     })

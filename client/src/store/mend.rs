@@ -50,7 +50,7 @@ pub(crate) enum MendingPiece {
     End(oneshot::Sender<Option<Cursor>>),
     /// The answer is asked for once more. What came of it is written over, or heard of with the next pull.
     Again,
-    /// All of them did. Without this, nothing is kept.
+    /// All answers have ended. Without this, nothing is kept.
     All,
 }
 

@@ -38,19 +38,6 @@ pub(crate) fn values_of(entity: &Entity, keys: &[RowKey]) -> Result<Option<Strin
     Ok((!rows.is_empty()).then(|| format!("values {}", rows.join(", "))))
 }
 
-/// That a row `t` has one of these keys.
-pub(crate) fn in_keys(entity: &Entity, keys: &[RowKey]) -> Result<String, NulInText> {
-    let columns: Vec<String> = entity
-        .key
-        .iter()
-        .map(|column| format!("t.{}", identifier(&column.name)))
-        .collect();
-    Ok(match values_of(entity, keys)? {
-        Some(values) => format!("({}) in ({values})", columns.join(", ")),
-        None => "false".to_owned(),
-    })
-}
-
 /// That a row `t` lies in one of these scopes; all are meant where there are none.
 pub(crate) fn in_scopes(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
     Ok(match (scopes, &entity.scope) {

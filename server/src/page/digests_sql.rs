@@ -11,7 +11,7 @@ use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
 use crate::snapshot::Snapshot;
 
-use super::conditions::{RowKey, in_keys, in_scopes, tombstones_of, values_of};
+use super::conditions::{RowKey, in_scopes, tombstones_of, values_of};
 use super::sql::seen_by;
 
 /// A text whose hash tells whether this Postgres computes it as the others do. A machine that writes
@@ -184,8 +184,12 @@ impl Digested<'_> {
         );
         seen_by(&mut text, self.seen);
         if let Some(keys) = self.keys {
+            let has_one = match values_of(self.entity, keys)? {
+                Some(values) => format!("({}) in ({values})", self.key().join(", ")),
+                None => "false".to_owned(),
+            };
             text.push_str(" and ");
-            text.push_str(&in_keys(self.entity, keys)?);
+            text.push_str(&has_one);
         }
         Ok(text)
     }
