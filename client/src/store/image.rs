@@ -35,7 +35,10 @@ pub(crate) fn write_image(store: &Path, image: &Path) -> Result<ImageContents, E
     let store = open::absolute(store)?;
     look::at(&store, |_| Ok(()))?;
     let written = || -> Result<ImageContents, Error> {
-        schema::upgrade(&mut Connection::open(image)?)?;
+        let mut empty = Connection::open(image)?;
+        schema::choose_pages(&empty)?;
+        schema::upgrade(&mut empty)?;
+        drop(empty);
         let connection = Connection::open_with_flags(
             &store,
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,

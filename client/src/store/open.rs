@@ -106,6 +106,7 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Error> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if mode != "wal" {
+        schema::choose_pages(connection)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
     }
     connection.pragma_update(None, "synchronous", "normal")?;

@@ -18,11 +18,12 @@ use crate::meter::Meter;
 use crate::pull::{Order, Writing};
 use crate::sync_helper::{Cursor, Sequence, State, SyncHelper};
 
-/// Pages of the log after which it is copied into the file; SQLite's own number.
-const CHECKPOINT_PAGES: i64 = 1_000;
+/// Pages of the log after which it is copied into the file: 4 MiB, about what SQLite chooses.
+const CHECKPOINT_PAGES: i64 = 2 * 1_024;
 
-/// The same in the middle of a pull that fetches an entity as a whole: 64 MiB.
-const CHECKPOINT_PAGES_BULK: i64 = 16 * 1_024;
+/// The same in the middle of a pull: 64 MiB. Each time waits for the disk, and pages that come again and
+/// again are copied once.
+const CHECKPOINT_PAGES_BULK: i64 = 32 * 1_024;
 
 /// Takes a page while it arrives. Dropped before [`PageWriter::finish`], it leaves nothing behind.
 pub(super) struct PageWriter<'c, 'o> {
@@ -125,9 +126,14 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             self.withdraw(trailer)?;
         }
         if let Some(transaction) = self.transaction.take() {
+            let checkpoint_pages = if trailer.more {
+                CHECKPOINT_PAGES_BULK
+            } else {
+                CHECKPOINT_PAGES
+            };
             // Not a part of the transaction; the commit looks at it.
             self.connection
-                .pragma_update(None, "wal_autocheckpoint", self.checkpoint_pages(trailer))?;
+                .pragma_update(None, "wal_autocheckpoint", checkpoint_pages)?;
             transaction.commit()?;
         }
         Ok(PageApplied {
@@ -138,17 +144,6 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             deleted: self.deleted,
             entities: self.counts.into_values().collect(),
         })
-    }
-
-    /// How long the log may grow before it is copied into the file. Each time waits for the disk, so
-    /// that an entity which is fetched as a whole does it seldom, and at the end.
-    fn checkpoint_pages(&self, trailer: &Trailer) -> i64 {
-        let is_bulk = |helper: &SyncHelper| !helper.complete || helper.state == State::Renewing;
-        if trailer.more && self.helpers.values().any(is_bulk) {
-            CHECKPOINT_PAGES_BULK
-        } else {
-            CHECKPOINT_PAGES
-        }
     }
 
     /// Begins the transaction with the first thing that is written, not while the server thinks.

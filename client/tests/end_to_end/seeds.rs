@@ -76,6 +76,11 @@ async fn a_store_begun_with_a_seed_goes_on_from_its_cursor() {
         (&4.into(), &serde_json::Value::Null)
     );
     rig.assert_equal(&store, TABLES, "later").await;
+    let page_bytes: i64 = Connection::open(&store)
+        .unwrap()
+        .pragma_query_value(None, "page_size", |row| row.get(0))
+        .unwrap();
+    assert_eq!(page_bytes, 2048, "the pages of any new store");
     for left in ["begun.db.seeding", "begun.db.seed-part", "begun.db.seeding.lock"] {
         assert!(!rig.store(left).exists(), "{left}");
     }

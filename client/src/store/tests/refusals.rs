@@ -64,6 +64,17 @@ fn an_empty_file_becomes_a_store() {
     drop(place.open());
     assert_eq!(place.query("pragma application_id"), ["1214863201"]);
     assert_eq!(place.query("pragma journal_mode"), ["wal"]);
+    assert_eq!(place.query("pragma page_size"), ["2048"]);
+}
+
+#[test]
+fn a_store_keeps_the_pages_that_somebody_gave_it() {
+    let place = Place::new();
+    drop(place.open());
+    place.execute("pragma journal_mode = delete; pragma page_size = 8192; vacuum");
+    drop(place.open());
+    assert_eq!(place.query("pragma journal_mode"), ["wal"]);
+    assert_eq!(place.query("pragma page_size"), ["8192"]);
 }
 
 #[test]
