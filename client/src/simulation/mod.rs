@@ -152,11 +152,19 @@ impl LastLook {
             }
             let entity = helper.entity.clone();
             let rows = store.rows_now(&entity);
+            let last = self.helpers.get(&entity);
+            let is_empty = rows.as_ref().is_none_or(BTreeMap::is_empty);
+            let is_taken_away = world.has_changed_scope && helper.state == State::Withdrawn;
+            if is_taken_away && last.is_some_and(|last| last.state != State::Withdrawn) {
+                assert!(is_empty, "{entity} may be none of the caller's business any more");
+            }
             if helper.state == State::Current {
                 let seen = seen(helper.cursor.as_ref().expect("a cursor"));
                 let expected = world.source.rows_at(seen.commit, &entity);
                 assert_eq!(rows, expected, "{entity} at commit {}", seen.commit);
                 look.whole_at.insert(entity.clone(), seen.commit);
+            } else if is_taken_away && is_empty {
+                // What readers had is none of their business any more.
             } else if let Some(whole_at) = self.whole_at.get(&entity) {
                 for key in world.source.keys_live_since(*whole_at, &entity) {
                     let is_there = rows.as_ref().is_some_and(|rows| rows.contains_key(&key));
@@ -164,7 +172,7 @@ impl LastLook {
                 }
                 look.whole_at.insert(entity.clone(), *whole_at);
             }
-            if let Some(last) = self.helpers.get(&entity) {
+            if let Some(last) = last {
                 assert!(helper.last_sync_date >= last.last_sync_date, "a date moved back");
                 if last.state == State::Renewing && helper.state == State::Renewing {
                     assert_eq!(rows, self.rows[&entity], "readers of {entity} saw half a renewal");
@@ -200,6 +208,7 @@ async fn simulate<S: Replica + Observed + Movable>(seed: u64, store: &S) {
             rng: StdRng::seed_from_u64(rng.random()),
             answered: None,
             has_repeated: false,
+            has_changed_scope: false,
         }),
         clock: VirtualClock::new(),
     };
@@ -227,7 +236,6 @@ async fn simulate<S: Replica + Observed + Movable>(seed: u64, store: &S) {
             .random_ratio(1, 3)
             .then(|| names.into_iter().filter(|_| rng.random_bool(0.5)).collect())
             .filter(|names: &Vec<EntityName>| !names.is_empty());
-        server.world().has_repeated = false;
         let begun_at = server.world().source.now();
         let outcome = pull(store, &server, wanted.as_deref(), rng.random(), &check).await;
         check();
@@ -266,6 +274,8 @@ async fn pull<S: Replica + Observed + Movable>(
     jitter: u64,
     check: &(dyn Fn() + Sync),
 ) -> Result<(), Error> {
+    server.world().has_repeated = false;
+    server.world().has_changed_scope = false;
     let observer = |event: Event<'_>| match event {
         Event::Applied(_) => check(),
         Event::Resync { delay, .. } => {

@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) answered: Option<(Ask, Bytes)>,
     /// Whether one was given again since the pull began, which may be of the time before it.
     pub(super) has_repeated: bool,
+    /// Whether the store was told since then that what the caller may see has changed.
+    pub(super) has_changed_scope: bool,
     pub(super) faults_per_mille: u32,
     pub(super) writes_per_mille: u32,
     /// Whether to tell the whole course, for a single seed.
@@ -109,6 +111,7 @@ impl Remote for SimulatedServer {
             }
             Fault::Crash => return Err(crash()),
             Fault::Gone(reason) if ask.since.is_some() => {
+                world.has_changed_scope |= reason == Some(ResyncReason::ScopeChanged);
                 return Ok(Answer {
                     source,
                     outcome: Outcome::Resync(reason),

@@ -234,6 +234,11 @@ impl Sink {
         if self.order.ask.entities.is_none() {
             for (name, helper) in &mut self.inner.helpers {
                 if !trailer.entities.contains(name) {
+                    if self.order.scope_changed
+                        && let Some(table) = self.inner.tables.get_mut(name)
+                    {
+                        table.rows.clear();
+                    }
                     helper.state = State::Withdrawn;
                     helper.cursor = None;
                     self.inner.hidden.remove(name);
