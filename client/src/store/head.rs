@@ -62,3 +62,48 @@ fn number(header: &[u8; HEADER_BYTES], at: usize) -> i32 {
     let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
     i32::from_be_bytes(bytes.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The header of a database with this version and application.
+    fn header(version: i32, application: i32) -> Vec<u8> {
+        let mut header = [&MAGIC[..], &[7; HEADER_BYTES - 16]].concat();
+        header[VERSION_AT..][..4].copy_from_slice(&version.to_be_bytes());
+        header[APPLICATION_AT..][..4].copy_from_slice(&application.to_be_bytes());
+        header
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_header_or_by_the_lock_beside_it() {
+        let newest = i32::try_from(schema::newest()).expect("a small number");
+        let us = schema::APPLICATION_ID;
+        let no_database = vec![b'x'; HEADER_BYTES];
+        let cut = header(newest, us)[..HEADER_BYTES - 1].to_vec();
+        for (what, bytes, with_lock, without) in [
+            ("ours", header(newest, us), Owner::Us, Owner::Us),
+            (
+                "newer",
+                header(newest + 1, us),
+                Owner::Newer(schema::newest() + 1),
+                Owner::Newer(schema::newest() + 1),
+            ),
+            ("another's", header(newest + 1, 7), Owner::Another, Owner::Another),
+            ("of no mark", header(0, 0), Owner::Us, Owner::Another),
+            ("no database", no_database, Owner::Us, Owner::Nobody),
+            ("cut off", cut, Owner::Us, Owner::Nobody),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("store.db");
+            fs::write(&path, bytes).expect("a file");
+            assert_eq!(owner(&path).expect("a look"), without, "{what}");
+            fs::write(beside(&path, ".lock"), "").expect("a lock");
+            assert_eq!(owner(&path).expect("a look"), with_lock, "{what}, with a lock");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(owner(folder.path()).is_err(), "a folder cannot be read");
+    }
+}

@@ -1,7 +1,9 @@
 //! The store on real files, fed with pages as bytes through the pull that feeds it in earnest.
 
 mod attempts;
+mod images;
 mod keeping;
+mod mending;
 mod objects;
 mod pages;
 mod refusals;

@@ -16,6 +16,7 @@ async fn a_first_pull_makes_the_table_and_the_sync_helper() {
     .await
     .report();
     assert_eq!((report.rows, report.deleted, report.pages), (2, 0, 1));
+    assert!(!store.is_new().expect("a look"));
     assert_eq!(
         place.query("select id || name || changed_date from product"),
         [
@@ -250,6 +251,8 @@ async fn pages_that_do_not_hold_together_are_refused() {
             .block("product", "upsert", PRODUCT, &["2\tTable\tx\ty"])
             .end("c2", false),
         Page::new().upsert(&["two Table"]).end("c2", false),
+        // A key that is null, for which SQLite would make up a number.
+        Page::new().upsert(&["\\N Table"]).end("c2", false),
         Page::new()
             .block("product", "delete", PRODUCT_KEY, &["1"])
             .end("c2", false),

@@ -46,6 +46,50 @@ fn a_store_of_a_newer_version_is_refused() {
     assert!(refused(&place).contains("newer"));
 }
 
+/// A database whose schema cannot be read any more, while its header can.
+fn damage(place: &Place) {
+    place.execute("pragma journal_mode = delete");
+    let mut bytes = fs::read(place.path()).expect("a file");
+    bytes.get_mut(100..2048).expect("a page").fill(0xff);
+    fs::write(place.path(), bytes).expect("a file");
+}
+
+#[test]
+fn a_damaged_file_is_told_by_whose_it_was() {
+    let place = Place::new();
+    drop(place.open());
+    damage(&place);
+    let error = Store::open(place.path()).expect_err("damaged");
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    let error = super::super::status(place.path()).expect_err("damaged");
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    let newer = Place::new();
+    drop(newer.open());
+    newer.execute("pragma user_version = 999");
+    damage(&newer);
+    fs::remove_file(newer.folder.path().join("store.db.lock")).expect("a lock file");
+    assert!(refused(&newer).contains("newer"));
+    let other = Place::new();
+    other.execute("pragma page_size = 2048; pragma application_id = 7; create table mine (id integer)");
+    damage(&other);
+    assert!(refused(&other).contains("another program"));
+}
+
+#[test]
+fn a_store_may_have_any_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("50 % of #1?&mode=memory é.db");
+    drop(Store::open(&path).expect("a store"));
+    let status = super::super::status(&path).expect("a status");
+    assert!(status.entities.is_empty());
+    let mut left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder")
+        .map(|file| file.expect("a file").path())
+        .collect();
+    left.sort();
+    assert_eq!(left, [path.clone(), super::super::beside(&path, ".lock")]);
+}
+
 #[test]
 fn missing_folders_and_folders_are_named() {
     let place = Place::new();
@@ -61,6 +105,11 @@ fn missing_folders_and_folders_are_named() {
 fn an_empty_file_becomes_a_store() {
     let place = Place::new();
     fs::write(place.path(), "").expect("a file");
+    let status = super::super::status(place.path()).expect_err("nothing yet");
+    assert!(
+        status.to_string().contains("it is empty; `highwater pull` makes"),
+        "{status}"
+    );
     drop(place.open());
     assert_eq!(place.query("pragma application_id"), ["1214863201"]);
     assert_eq!(place.query("pragma journal_mode"), ["wal"]);
