@@ -26,6 +26,7 @@ mod partitions;
 mod python;
 mod random;
 mod reading;
+mod repair;
 mod resync;
 mod rig;
 mod scaling;

@@ -15,6 +15,7 @@ mod callers;
 mod dates;
 mod deltas;
 mod digests;
+mod digests_refused;
 mod doctor;
 mod doctor_roles;
 mod doctor_schema;
