@@ -3,6 +3,7 @@
 mod attempts;
 mod images;
 mod keeping;
+mod lines;
 mod mending;
 mod objects;
 mod pages;

@@ -150,3 +150,23 @@ async fn a_column_that_the_user_added_goes_with_a_table_that_is_made_anew() {
     assert_eq!(applied.dropped, ["column mine"]);
     assert_eq!(applied.broken, ["view my_other", "view my_view"]);
 }
+
+#[tokio::test]
+async fn a_unique_index_that_the_rows_of_other_columns_violate_is_named() {
+    let place = Place::new();
+    let store = place.open();
+    with_chair(&store).await;
+    place.execute("create unique index one_date on product (changed_date)");
+    let before = place.dump();
+    let rows = [
+        "1\tChair\t2026-11-22 10:00:00+00",
+        "2\tTable\t2026-11-22 10:00:00+00",
+    ];
+    let page = anew("f2", &titled(), &rows, "c2");
+    let error = pull(&store, [page.clone(), page]).await.error();
+    assert!(
+        matches!(&error, Error::UniqueIndex { index, .. } if index == "one_date"),
+        "{error}"
+    );
+    assert_eq!(place.dump(), before);
+}

@@ -97,8 +97,29 @@ fn missing_folders_and_folders_are_named() {
     assert!(missing.to_string().contains("does not exist"), "{missing}");
     let folder = Store::open(place.folder.path()).expect_err("a folder");
     assert!(folder.to_string().contains("it is a folder"), "{folder}");
+    let device = Store::open("/dev/null").expect_err("a device");
+    assert!(
+        device.to_string().contains("it is a device or a pipe"),
+        "{device}"
+    );
+    let file = place.folder.path().join("file");
+    fs::write(&file, "").expect("a file");
+    let below = Store::open(file.join("store.db")).expect_err("a file is no folder");
+    assert!(below.to_string().contains("it cannot be reached"), "{below}");
+    let nameless = Store::open(place.folder.path().join("..")).expect_err("a folder");
+    assert!(nameless.to_string().contains("it is a folder"), "{nameless}");
     let status = super::super::status(place.path()).expect_err("nothing there");
     assert!(status.to_string().contains("no such file"), "{status}");
+}
+
+#[test]
+fn a_name_alone_is_a_file_of_the_folder_where_one_stands() {
+    let name = std::path::Path::new("highwater-no-such-store.db");
+    let here = std::env::current_dir()
+        .and_then(fs::canonicalize)
+        .expect("a folder");
+    let absolute = super::super::open::absolute(name).expect("a path");
+    assert_eq!(absolute, here.join(name));
 }
 
 #[test]
