@@ -79,6 +79,39 @@ async fn a_store_without_the_flag_gets_it_when_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_renewal_without_the_wish_removes_what_does_not_come_again() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
+    pull_with(&store, [page.end("c1", false)], keep()).await.report();
+    let anew = Page::new().reset().upsert(&["1 Chair"]).end("c2", false);
+    pull(&store, [anew]).await.report();
+    assert_eq!(place.query("select name || deleted from product"), ["Chair0"]);
+}
+
+#[tokio::test]
+async fn other_columns_leave_the_flag_where_it_was_and_bring_none() {
+    let titled = PRODUCT.replace(r#""name":"name""#, r#""name":"title""#);
+    for (options, flag) in [
+        (keep as fn() -> Options<'static>, Some("deleted")),
+        (Options::default, None),
+    ] {
+        let place = Place::new();
+        let store = place.open();
+        let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
+        pull_with(&store, [page], options()).await.report();
+        let anew = Page::new()
+            .fingerprint("f2")
+            .block("product", "reset", &titled, &[])
+            .end("c2", false);
+        pull_with(&store, [anew], options()).await.report();
+        let columns = place.query("select name from pragma_table_info('product')");
+        let expected: Vec<&str> = ["id", "title", "changed_date"].into_iter().chain(flag).collect();
+        assert_eq!(columns, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_column_of_the_same_name_is_in_the_way() {
     let place = Place::new();
     let store = place.open();
