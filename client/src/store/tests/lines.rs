@@ -125,6 +125,52 @@ async fn an_entity_that_begins_anew_takes_nothing_from_another_that_trades_value
 }
 
 #[tokio::test]
+async fn each_entity_of_a_page_that_trades_values_gets_its_own_rows() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
+    let page = taxes(taxes(page, "reset", &[]), "upsert", &["1 VAT", "2 Duty"]);
+    pull(&store, [page.end_covering("c1", false, BOTH)])
+        .await
+        .report();
+    place.execute("create unique index one_name on product (name)");
+    let trade = Page::new().upsert(&["1 Table", "2 Chair"]);
+    let trade = taxes(trade, "upsert", &["2 Toll"]).upsert(&["3 Lamp"]);
+    let trade = trade.end_covering("c2", false, BOTH);
+    pull(&store, [trade.clone(), trade]).await.report();
+    assert_eq!(
+        place.query("select id || name from product order by id"),
+        ["1Table", "2Chair", "3Lamp"]
+    );
+    assert_eq!(
+        place.query("select id || name from tax order by id"),
+        ["1VAT", "2Toll"]
+    );
+}
+
+#[tokio::test]
+async fn an_unfinished_pull_that_begins_anew_forgets_what_waits_to_be_written() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new()
+        .reset()
+        .upsert(&["1 Chair", "2 Table"])
+        .end("mid", true);
+    assert!(
+        pull(&store, [page]).await.outcome.is_err(),
+        "there is no second page"
+    );
+    place.execute("create unique index one_name on product (name)");
+    let page = Page::new()
+        .upsert(&["1 Table", "2 Chair", "3 Lamp"])
+        .reset()
+        .upsert(&["1 Desk"])
+        .end("c1", false);
+    pull(&store, [page.clone(), page]).await.report();
+    assert_eq!(place.query("select id || name from product"), ["1Desk"]);
+}
+
+#[tokio::test]
 async fn nothing_is_kept_of_what_another_scope_does_not_send_again() {
     let place = Place::new();
     let store = place.open();

@@ -17,6 +17,15 @@ async fn a_first_pull_makes_the_table_and_the_sync_helper() {
     .report();
     assert_eq!((report.rows, report.deleted, report.pages), (2, 0, 1));
     assert!(!store.is_new().expect("a look"));
+    let status = super::super::status(place.path()).expect("a status");
+    assert_eq!(
+        status
+            .entities
+            .iter()
+            .map(|entity| entity.rows)
+            .collect::<Vec<_>>(),
+        [2]
+    );
     assert_eq!(
         place.query("select id || name || changed_date from product"),
         [

@@ -76,6 +76,18 @@ fn a_damaged_file_is_told_by_whose_it_was() {
 }
 
 #[test]
+fn a_store_without_one_of_its_own_tables_is_damaged() {
+    for table in ["sync_helper", "highwater_table"] {
+        let place = Place::new();
+        drop(place.open());
+        place.execute(&format!("drop table {table}"));
+        let error = Store::open(place.path()).expect_err("damaged");
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(table), "{error}");
+    }
+}
+
+#[test]
 fn a_store_may_have_any_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("50 % of #1?&mode=memory é.db");
