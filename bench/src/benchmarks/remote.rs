@@ -94,18 +94,8 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     };
     let (mut lines, mut charts) = (Vec::new(), Vec::new());
     for pull in [&first, &small] {
-        let address = server
-            .url
-            .strip_prefix("http://")
-            .context("not a URL of a server")?;
-        let link = Proxy::before(address.parse()?).await?;
-        link.set(Fault::Throttle(LINK_BITS_PER_SECOND));
-        let runs = if stage.sizes.quick {
-            1
-        } else {
-            stage.sizes.pairs.min(LINK_RUNS_MAX)
-        };
-        let linked = rounds(runs, &COPY, async |who, _| {
+        let link = link(&server).await?;
+        let linked = rounds(link_runs(stage), &COPY, async |who, _| {
             let before = link.passed();
             let cost = pull.done(stage, &link.url(), who).await?;
             Ok(Cost {
@@ -136,6 +126,26 @@ async fn run(stage: &Stage) -> Result<Outcome> {
             count(changed)
         )],
     })
+}
+
+/// A link of 10 Mbit/s to a server.
+pub(super) async fn link(server: &Server) -> Result<Proxy> {
+    let address = server
+        .url
+        .strip_prefix("http://")
+        .context("not a URL of a server")?;
+    let link = Proxy::before(address.parse()?).await?;
+    link.set(Fault::Throttle(LINK_BITS_PER_SECOND));
+    Ok(link)
+}
+
+/// How often to measure over the link.
+pub(super) fn link_runs(stage: &Stage) -> usize {
+    if stage.sizes.quick {
+        1
+    } else {
+        stage.sizes.pairs.min(LINK_RUNS_MAX)
+    }
 }
 
 impl Pull {

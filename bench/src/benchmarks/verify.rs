@@ -1,23 +1,31 @@
 //! A comparison of a store with its source, and its repair, beside a first pull of the same rows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use rusqlite::Connection;
 use serde_json::Value;
 
+use super::remote::{link, link_runs};
+use crate::data::Data;
 use crate::figures::count;
 use crate::highwater::{self, Pulled, Server};
-use crate::measure::rounds;
+use crate::measure::{Rounds, rounds};
 use crate::outcome::{Bar, Benchmark, Chart, Line, Outcome, Unit};
 use crate::program;
-use crate::stage::Stage;
+use crate::stage::{Database, Stage};
 
 /// At most this share of a first pull's time, and of its bytes.
 const RATIO_MAX: f64 = 0.1;
 /// One row of so many differs where some are to be repaired.
 const ROWS_FOR_ONE: u64 = 1_000;
+/// A resync fetches a table of fewer rows as a whole.
+const ROWS_COMPARED_MIN: u64 = 50_000;
+/// Over the link there is one row for so many.
+const LINK_ROWS_SHARE: u64 = 10;
+/// The table of the generated rows.
+const TABLE: &str = "item";
 const HEADS: [&str; 2] = ["verify", "a first pull"];
 const BYTES_A_KIBIBYTE: f64 = 1024.0;
 
@@ -37,7 +45,12 @@ enum Who {
     Repair,
     Resync,
     FirstPull,
+    /// `psql`, which reads every row and sends a number.
+    Count,
 }
+
+/// Those that are held against a first pull.
+const COMPARED: [Who; 4] = [Who::Equal, Who::Deep, Who::Repair, Who::Resync];
 
 /// What a run took.
 #[derive(Debug, Clone, Copy)]
@@ -47,78 +60,165 @@ struct Taken {
 }
 
 async fn run(stage: &Stage) -> Result<Outcome> {
-    let data = stage.sizes.items();
-    let table = data.table();
-    let database = highwater::enabled(stage, data).await?;
+    let database = highwater::enabled(stage, stage.sizes.items()).await?;
     let server = Server::start(stage, &database).await?;
-    let rows = database.count(table).await?;
-    let (_, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
-    let who = [Who::Equal, Who::Deep, Who::Repair, Who::Resync, Who::FirstPull];
-    let rounds = rounds(stage.sizes.pairs, &who, async |who, _| match who {
-        Who::Equal => verified(stage, &server.url, &store, &[]).await,
-        Who::Deep => verified(stage, &server.url, &store, &["--deep"]).await,
-        Who::Repair => {
-            spoil(&store, table)?;
-            verified(stage, &server.url, &store, &["--repair"]).await
-        }
-        Who::Resync => {
-            spoil(&store, table)?;
-            highwater::touch(stage, &database, table).await?;
-            let pulled = highwater::pulled(stage, &server.url, &store).await?;
-            let came = pulled.rows + pulled.deleted;
-            // Few rows come as a whole.
-            ensure!(
-                stage.sizes.quick || came < rows / 100,
-                "{came} rows came of {rows}"
-            );
-            taken(pulled)
-        }
-        Who::FirstPull => {
-            let (pulled, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
-            Stage::remove(&store)?;
-            taken(pulled)
-        }
-    })
-    .await?;
-    Stage::remove(&store)?;
-    let seconds = |who| rounds.of(who, |taken| taken.seconds);
-    let bytes = |who| rounds.of(who, |taken| taken.bytes / BYTES_A_KIBIBYTE);
-    let rows = count(rows);
-    let mut lines = Vec::new();
-    for (what, who) in [
-        ("all the same".to_owned(), Who::Equal),
-        ("all the same, value for value".to_owned(), Who::Deep),
-        (
-            format!("one row in {} repaired", count(ROWS_FOR_ONE)),
-            Who::Repair,
-        ),
-        (
-            format!("one row in {} fetched by a resync", count(ROWS_FOR_ONE)),
-            Who::Resync,
-        ),
-    ] {
-        let of = format!("{rows} rows, {what}");
-        let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
-        let size = Line::pair(
-            format!("{of}: bytes"),
-            Unit::Kibibytes,
-            bytes(who),
-            bytes(Who::FirstPull),
-        );
-        lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
-    }
+    let everyone = [&COMPARED[..], &[Who::FirstPull, Who::Count]].concat();
+    let near = Stand::new(stage, &database, &server, server.url.clone()).await?;
+    let local = rounds(stage.sizes.pairs, &everyone, async |who, _| near.taken(who).await).await?;
+    let mut lines = near.lines(&local, "");
+    let counted = Line::pair(
+        format!("{} rows, {}", count(near.rows), Who::Count.name()),
+        Unit::Seconds,
+        local.of(Who::Count, |taken| taken.seconds),
+        local.of(Who::FirstPull, |taken| taken.seconds),
+    );
+    lines.push(counted);
+    Stage::remove(&near.store)?;
+
+    let rows = stage.sizes.rows / LINK_ROWS_SHARE;
+    let database = highwater::enabled(stage, Data::Items { rows }).await?;
+    let server = Server::start(stage, &database).await?;
+    let link = link(&server).await?;
+    let far = Stand::new(stage, &database, &server, link.url()).await?;
+    let everyone = [&COMPARED[..], &[Who::FirstPull]].concat();
+    let linked = rounds(link_runs(stage), &everyone, async |who, _| far.taken(who).await).await?;
+    let far_lines = far.lines(&linked, " over 10 Mbit/s");
+    Stage::remove(&far.store)?;
+    let chart = |name: &str, title: &str, lines: &[Line]| Chart::of(name, title, Unit::Seconds, HEADS, lines);
+    let charts = vec![
+        chart(BENCHMARK.name, "Is the copy right?", &lines),
+        chart("verify-link", "Is the copy right, over 10 Mbit/s?", &far_lines),
+    ];
+    lines.extend(far_lines);
     Ok(Outcome {
         heads: HEADS,
-        charts: vec![Chart::of(BENCHMARK.name, "Is the copy right?", Unit::Seconds, HEADS, &lines)],
+        charts,
         lines,
         notes: vec![
             "The source and the store scan their tables at one time, but share the machine: Postgres, the server and \
-             the client compete for its cores, and nothing is compressed. Where rows differ, each side scans twice, for \
-             parts and for the keys in those that differ; rows are fetched, and after a repair looked at again, by \
-             their keys. A resync, here after `touch`, compares all values."
+             the client compete for its cores, and nothing is compressed, over the link neither. Where rows differ, each \
+             side scans twice, for parts and for the keys in those that differ; rows are fetched, and after a repair \
+             looked at again, by their keys. A resync, here after `touch`, compares all values. What psql takes to count \
+             the rows is what a scan of them takes before anything is hashed."
                 .to_owned(),
         ],
     })
+}
+
+/// A store that has been pulled, and the address that it is compared over.
+struct Stand<'a> {
+    stage: &'a Stage,
+    database: &'a Database,
+    url: String,
+    store: PathBuf,
+    rows: u64,
+}
+
+impl<'a> Stand<'a> {
+    async fn new(stage: &'a Stage, database: &'a Database, server: &Server, url: String) -> Result<Self> {
+        let rows = database.count(TABLE).await?;
+        let (_, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
+        Ok(Self {
+            stage,
+            database,
+            url,
+            store,
+            rows,
+        })
+    }
+
+    /// Does it once.
+    async fn taken(&self, who: Who) -> Result<Taken> {
+        let Self { stage, rows, .. } = *self;
+        match who {
+            Who::Equal => self.verified(&[]).await,
+            Who::Deep => self.verified(&["--deep"]).await,
+            Who::Repair => {
+                spoil(&self.store)?;
+                self.verified(&["--repair"]).await
+            }
+            Who::Resync => {
+                spoil(&self.store)?;
+                highwater::touch(stage, self.database, TABLE).await?;
+                let pulled = highwater::pulled(stage, &self.url, &self.store).await?;
+                let came = pulled.rows + pulled.deleted;
+                ensure!(
+                    rows < ROWS_COMPARED_MIN || came < rows / 100,
+                    "{came} rows came of {rows}"
+                );
+                taken(pulled)
+            }
+            Who::FirstPull => {
+                let (pulled, store) = highwater::pulled_anew(stage, &self.url, rows).await?;
+                Stage::remove(&store)?;
+                taken(pulled)
+            }
+            Who::Count => {
+                let mut psql = stage.psql(self.database);
+                psql.args(["-c", &format!("select count(*) from {TABLE}")]);
+                let seconds = program::timed(psql).await?.seconds;
+                Ok(Taken { seconds, bytes: 0.0 })
+            }
+        }
+    }
+
+    async fn verified(&self, more: &[&str]) -> Result<Taken> {
+        let mut command = Command::new(&self.stage.programs.client);
+        command
+            .args(["verify", "--json", "--server", &self.url, "--store"])
+            .arg(&self.store)
+            .args(more);
+        highwater::plain(&mut command);
+        let ended = program::timed(command).await?;
+        let told: Value = serde_json::from_str(&ended.out).context("the result is not JSON")?;
+        let is_repair = more.contains(&"--repair");
+        ensure!(
+            told.get("equal") == Some(&Value::Bool(!is_repair)),
+            "{}",
+            ended.out.chars().take(1_000).collect::<String>()
+        );
+        let bytes = told
+            .get("bytes")
+            .and_then(Value::as_u64)
+            .context("no bytes are told")?;
+        Ok(Taken {
+            seconds: ended.seconds,
+            bytes: f64::from(u32::try_from(bytes)?),
+        })
+    }
+
+    /// The times and the bytes beside those of a first pull.
+    fn lines(&self, rounds: &Rounds<Who, Taken>, way: &str) -> Vec<Line> {
+        let seconds = |who| rounds.of(who, |taken| taken.seconds);
+        let bytes = |who| rounds.of(who, |taken| taken.bytes / BYTES_A_KIBIBYTE);
+        let mut lines = Vec::new();
+        for who in COMPARED {
+            let of = format!("{} rows{way}, {}", count(self.rows), who.name());
+            let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
+            let size = Line::pair(
+                format!("{of}: bytes"),
+                Unit::Kibibytes,
+                bytes(who),
+                bytes(Who::FirstPull),
+            );
+            lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
+        }
+        lines
+    }
+}
+
+impl Who {
+    fn name(self) -> String {
+        let some = |what: &str| format!("one row in {} {what}", count(ROWS_FOR_ONE));
+        match self {
+            Self::Equal => "all the same".to_owned(),
+            Self::Deep => "all the same, value for value".to_owned(),
+            Self::Repair => some("repaired"),
+            Self::Resync => some("fetched by a resync"),
+            Self::FirstPull => "pulled".to_owned(),
+            Self::Count => "counted by psql".to_owned(),
+        }
+    }
 }
 
 fn taken(pulled: Pulled) -> Result<Taken> {
@@ -129,39 +229,14 @@ fn taken(pulled: Pulled) -> Result<Taken> {
 }
 
 /// Takes rows away, adds some, and dates others back.
-fn spoil(store: &Path, table: &str) -> Result<()> {
+fn spoil(store: &Path) -> Result<()> {
     let connection = Connection::open(store)?;
     let each = 4 * ROWS_FOR_ONE;
     connection.execute_batch(&format!(
-        "delete from {table} where id % {each} = 1;
-         update {table} set changed_date = '2020-01-01T00:00:00.000000Z' where id % {each} in (2, 3);
-         insert into {table} select -id, sku, name, price, quantity, active, note, updated_at, changed_date
-         from {table} where id % {each} = 0"
+        "delete from {TABLE} where id % {each} = 1;
+         update {TABLE} set changed_date = '2020-01-01T00:00:00.000000Z' where id % {each} in (2, 3);
+         insert into {TABLE} select -id, sku, name, price, quantity, active, note, updated_at, changed_date
+         from {TABLE} where id % {each} = 0"
     ))?;
     Ok(())
-}
-
-async fn verified(stage: &Stage, server: &str, store: &Path, more: &[&str]) -> Result<Taken> {
-    let mut command = Command::new(&stage.programs.client);
-    command
-        .args(["verify", "--json", "--server", server, "--store"])
-        .arg(store)
-        .args(more);
-    highwater::plain(&mut command);
-    let ended = program::timed(command).await?;
-    let told: Value = serde_json::from_str(&ended.out).context("the result is not JSON")?;
-    let is_repair = more.contains(&"--repair");
-    ensure!(
-        told.get("equal") == Some(&Value::Bool(!is_repair)),
-        "{}",
-        ended.out.chars().take(1_000).collect::<String>()
-    );
-    let bytes = told
-        .get("bytes")
-        .and_then(Value::as_u64)
-        .context("no bytes are told")?;
-    Ok(Taken {
-        seconds: ended.seconds,
-        bytes: f64::from(u32::try_from(bytes)?),
-    })
 }
