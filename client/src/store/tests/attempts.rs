@@ -204,3 +204,38 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
     let error = compared(Error::Stalled, pages()).await.error();
     assert!(matches!(error, Error::Stalled), "{error}");
 }
+
+/// A comparison for entities with two rows or more, which counts how often it is asked for and declines.
+struct Declines(Mutex<usize>);
+
+impl Shortcut for Declines {
+    fn take<'a>(&'a self, _: bool, _: &'a Meter) -> Taking<'a> {
+        *self.0.lock().expect("times") += 1;
+        Box::pin(async { Ok(None) })
+    }
+
+    fn rows_min(&self) -> u64 {
+        2
+    }
+}
+
+#[tokio::test]
+async fn an_entity_that_begins_anew_is_compared_where_it_has_rows_enough() {
+    for (rows, times) in [(&["1 Chair"][..], 0), (&["1 Chair", "2 Table"], 1)] {
+        let place = Place::new();
+        let store = place.open();
+        pull(&store, [Page::new().reset().upsert(rows).end("c1", false)])
+            .await
+            .report();
+        let declines = Declines(Mutex::new(0));
+        let options = Options {
+            shortcut: Some(&declines),
+            ..Options::default()
+        };
+        let anew = Page::new().reset().upsert(&["3 Lamp"]).end("c2", false);
+        // Where it is compared, the page is asked for once more.
+        pull_with(&store, vec![anew; 1 + times], options).await.report();
+        assert_eq!(*declines.0.lock().expect("times"), times, "{rows:?}");
+        assert_eq!(place.query("select name from product"), ["Lamp"]);
+    }
+}

@@ -123,3 +123,43 @@ async fn a_column_of_the_same_name_is_in_the_way() {
     assert!(matches!(error, Error::KeepDeleted { .. }), "{error}");
     assert!(store.is_new().expect("a look"));
 }
+
+#[tokio::test]
+async fn a_store_with_a_column_of_that_name_cannot_get_the_flag_later() {
+    let place = Place::new();
+    let store = place.open();
+    let columns = PRODUCT.replace(r#""name":"name""#, r#""name":"Deleted""#);
+    let page = |next: &str| {
+        Page::new()
+            .block("product", "upsert", &columns, &["1\tno\t2026-11-22 10:00:00+00"])
+            .end(next, false)
+    };
+    let reset = Page::new()
+        .block("product", "reset", &columns, &[])
+        .end("c1", false);
+    pull(&store, [reset]).await.report();
+    pull(&store, [page("c2")]).await.report();
+    let error = pull_with(&store, [page("c3")], keep()).await.error();
+    assert!(matches!(error, Error::KeepDeleted { .. }), "{error}");
+    assert_eq!(place.query("select \"Deleted\" from product"), ["no"]);
+}
+
+#[tokio::test]
+async fn a_column_of_the_users_goes_by_its_name_though_rows_are_kept() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
+    pull_with(&store, [page], keep()).await.report();
+    place.execute("alter table product add column mine text");
+    let titled = PRODUCT.replace(r#""name":"name""#, r#""name":"title""#);
+    let anew = Page::new()
+        .fingerprint("f2")
+        .block("product", "reset", &titled, &[])
+        .end("c2", false);
+    let applied = pull_with(&store, [anew], keep())
+        .await
+        .report()
+        .entities
+        .remove(0);
+    assert_eq!(applied.dropped, ["column mine"]);
+}

@@ -268,6 +268,15 @@ async fn pages_that_do_not_hold_together_are_refused() {
         Page::new()
             .block("product", "delete", "[]", &["1"])
             .end("c2", false),
+        // A key of the same name that is of another type.
+        Page::new()
+            .block(
+                "product",
+                "delete",
+                &PRODUCT_KEY.replace("bigint", "text"),
+                &["1\t2026-11-22 10:00:00+00\tdeleted"],
+            )
+            .end("c2", false),
         Bytes::from_static(b"<html>\n</html>\n"),
     ];
     for page in pages {
