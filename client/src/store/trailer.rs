@@ -61,3 +61,48 @@ pub(super) fn check_entities(count: usize) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use highwater_shared::Timestamp;
+
+    use super::*;
+
+    fn is_refused(next: &str, entities: &[EntityName]) -> bool {
+        let trailer = Trailer {
+            next: next.to_owned(),
+            more: false,
+            last_sync_date: Timestamp::EPOCH,
+            rows: 0,
+            entities: entities.to_vec(),
+        };
+        let ask = Ask {
+            since: None,
+            entities: None,
+            wait: Duration::ZERO,
+            whole: true,
+        };
+        match check(&trailer, &ask, entities) {
+            Ok(()) => false,
+            Err(Error::Malformed(_)) => true,
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_cursor_has_a_length_that_an_address_takes() {
+        assert!(is_refused("", &[]));
+        assert!(!is_refused("c", &[]));
+        assert!(!is_refused(&"c".repeat(CURSOR_BYTES_MAX), &[]));
+        assert!(is_refused(&"c".repeat(CURSOR_BYTES_MAX + 1), &[]));
+    }
+
+    #[test]
+    fn a_page_has_no_more_entities_than_anybody_has() {
+        let entities = |count: usize| (0..count).map(|number| EntityName::new(format!("e{number}")));
+        assert!(!is_refused("c", &entities(ENTITIES_MAX).collect::<Vec<_>>()));
+        assert!(is_refused("c", &entities(ENTITIES_MAX + 1).collect::<Vec<_>>()));
+    }
+}

@@ -336,3 +336,57 @@ async fn an_entity_begun_anew_alone_is_taken_out_of_the_others_cursor_first() {
     assert_eq!(pulled.asks[0].entities, Some(vec![EntityName::new("product")]));
     pulled.report();
 }
+
+#[tokio::test]
+async fn entities_that_begin_anew_at_once_do_so_each_out_of_sight() {
+    let place = Place::new();
+    let store = place.open();
+    let both = r#"["product","tax"]"#;
+    let tax = |page: Page, row: &str| {
+        page.block("tax", "reset", PRODUCT, &[])
+            .block("tax", "upsert", PRODUCT, &[row])
+    };
+    let page = tax(
+        Page::new().reset().upsert(&["1 Chair"]),
+        "1\tVAT\t2026-11-22 10:00:00+00",
+    );
+    pull(&store, [page.end_covering("c1", false, both)])
+        .await
+        .report();
+    // A name that the hidden table of one of them would have.
+    place.execute("create table highwater_renew_1 (mine text); insert into highwater_renew_1 values ('x')");
+    let page = tax(
+        Page::new().reset().upsert(&["2 Table"]),
+        "2\tDuty\t2026-11-22 10:00:00+00",
+    );
+    let names = "select name from product union all select name from tax";
+    let pages = [page.end_covering("mid", true, both)];
+    assert!(
+        pull(&store, pages).await.outcome.is_err(),
+        "there is no second page"
+    );
+    assert_eq!(place.query(names), ["Chair", "VAT"]);
+    pull(&store, [Page::new().end_covering("c2", false, both)])
+        .await
+        .report();
+    assert_eq!(place.query(names), ["Table", "Duty"]);
+    assert_eq!(place.query("select mine from highwater_renew_1"), ["x"]);
+}
+
+#[tokio::test]
+async fn columns_that_no_table_can_have_are_refused() {
+    let place = Place::new();
+    let store = place.open();
+    for columns in [
+        PRODUCT.replace(r#","role":"key""#, ""),
+        PRODUCT.replace(r#","role":"changed_date""#, ""),
+        PRODUCT.replace(r#""name":"name""#, r#""name":"ID""#),
+    ] {
+        let page = Page::new()
+            .block("product", "reset", &columns, &[])
+            .end("c1", false);
+        let error = pull(&store, [page]).await.error();
+        assert!(matches!(error, Error::Malformed(_)), "{error}: {columns}");
+    }
+    assert!(store.is_new().expect("a look"));
+}
