@@ -96,10 +96,11 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         lines,
         notes: vec![
             "The source and the store scan their tables at one time, but share the machine: Postgres, the server and \
-             the client compete for its cores, and nothing is compressed, over the link neither. Where rows differ, each \
-             side scans twice, for parts and for the keys in those that differ; rows are fetched, and after a repair \
-             looked at again, by their keys. A resync, here after `touch`, compares all values. What psql takes to count \
-             the rows is what a scan of them takes before anything is hashed."
+             the client compete for its cores, and nothing is compressed, over the link neither, where a client of \
+             another machine asks for zstd. Where rows differ, each side scans twice, for parts and for the keys in \
+             those that differ; rows are fetched, and after a repair looked at again, by their keys. A resync, here \
+             after `touch`, compares all values. To count the rows, Postgres scans them with several workers, hashes \
+             nothing, and has the machine to itself."
                 .to_owned(),
         ],
     })
