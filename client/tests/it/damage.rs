@@ -13,7 +13,7 @@ use crate::server::{Answer, Server};
 const PRODUCTS: u32 = 3000;
 
 /// The size of a page of the file.
-const PAGE_BYTES: usize = 4096;
+const PAGE_BYTES: usize = 2048;
 
 /// What is done to a store, and which commands meet it.
 type Damage = (&'static str, fn(&Path), &'static [&'static str]);
