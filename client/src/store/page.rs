@@ -8,6 +8,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::block::BlockWriter;
 use super::renew;
+use super::schema;
 use super::staged::Staged;
 use super::sync_helpers;
 use super::table::{Purpose, Table};
@@ -19,11 +20,11 @@ use crate::pull::{Order, Writing};
 use crate::sync_helper::{Cursor, Sequence, State, SyncHelper};
 
 /// Pages of the log after which it is copied into the file: 4 MiB, about what SQLite chooses.
-const CHECKPOINT_PAGES: i64 = 2 * 1_024;
+const CHECKPOINT_PAGES: i64 = 4 * 1_024 * 1_024 / schema::PAGE_BYTES;
 
 /// The same in the middle of a pull: 64 MiB. Each time waits for the disk, and pages that come again and
 /// again are copied once.
-const CHECKPOINT_PAGES_BULK: i64 = 32 * 1_024;
+const CHECKPOINT_PAGES_BULK: i64 = 64 * 1_024 * 1_024 / schema::PAGE_BYTES;
 
 /// Takes a page while it arrives. Dropped before [`PageWriter::finish`], it leaves nothing behind.
 pub(super) struct PageWriter<'c, 'o> {

@@ -41,7 +41,7 @@ const STEPS: &[&str] = &["
 
 /// The pages of a store's file. A change that stands alone writes a whole one, into the log and then into the
 /// file. Half of SQLite's own size makes that cheaper, and a first pull a little dearer.
-const PAGE_BYTES: u32 = 2048;
+pub(super) const PAGE_BYTES: i64 = 2048;
 
 /// The tables that every version has.
 const OWN_TABLES: [&str; 2] = ["sync_helper", "highwater_table"];

@@ -128,13 +128,12 @@ async fn rows_of_a_scope_that_was_taken_away_go_and_those_of_a_disabled_entity_s
 }
 
 fn filled_with_tax() -> Bytes {
-    let tax = format!("7\tVAT\t{DATE}");
     Page::new()
         .reset()
         .upsert(&["1 Chair"])
-        .block("tax", "reset", PRODUCT, &[])
-        .block("tax", "upsert", PRODUCT, &[&tax])
-        .end_covering("c1", false, r#"["product","tax"]"#)
+        .reset_of("tax")
+        .upsert_of("tax", &["7 VAT"])
+        .end_covering("c1", false, BOTH)
 }
 
 #[tokio::test]

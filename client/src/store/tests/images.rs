@@ -11,8 +11,8 @@ fn both() -> Bytes {
     Page::new()
         .reset()
         .upsert(&["1 Chair", "2 Table"])
-        .block("tax", "reset", PRODUCT, &[])
-        .end_covering("c1", false, r#"["product","tax"]"#)
+        .reset_of("tax")
+        .end_covering("c1", false, BOTH)
 }
 
 fn image_of(place: &Place) -> PathBuf {
@@ -53,10 +53,6 @@ async fn it_holds_the_entities_and_nothing_of_the_users() {
 async fn what_is_withdrawn_or_kept_though_deleted_stays_behind() {
     let place = Place::new();
     let store = place.open();
-    let keep = || Options {
-        keep_deleted: true,
-        ..Options::default()
-    };
     pull_with(&store, [both()], keep()).await.report();
     let page = Page::new().delete(&["1"], "deleted").end("c2", false);
     pull_with(&store, [page], keep()).await.report();

@@ -2,13 +2,6 @@
 
 use super::*;
 
-fn keep() -> Options<'static> {
-    Options {
-        keep_deleted: true,
-        ..Options::default()
-    }
-}
-
 #[tokio::test]
 async fn deleted_rows_are_kept_flagged_and_come_back() {
     let place = Place::new();
@@ -91,7 +84,7 @@ async fn a_renewal_without_the_wish_removes_what_does_not_come_again() {
 
 #[tokio::test]
 async fn other_columns_leave_the_flag_where_it_was_and_bring_none() {
-    let titled = PRODUCT.replace(r#""name":"name""#, r#""name":"title""#);
+    let titled = with_name_as("title");
     for (options, flag) in [
         (keep as fn() -> Options<'static>, Some("deleted")),
         (Options::default, None),
@@ -115,7 +108,7 @@ async fn other_columns_leave_the_flag_where_it_was_and_bring_none() {
 async fn a_column_of_the_same_name_is_in_the_way() {
     let place = Place::new();
     let store = place.open();
-    let columns = PRODUCT.replace(r#""name":"name""#, r#""name":"Deleted""#);
+    let columns = with_name_as("Deleted");
     let page = Page::new()
         .block("product", "reset", &columns, &[])
         .end("c1", false);
@@ -128,7 +121,7 @@ async fn a_column_of_the_same_name_is_in_the_way() {
 async fn a_store_with_a_column_of_that_name_cannot_get_the_flag_later() {
     let place = Place::new();
     let store = place.open();
-    let columns = PRODUCT.replace(r#""name":"name""#, r#""name":"Deleted""#);
+    let columns = with_name_as("Deleted");
     let page = |next: &str| {
         Page::new()
             .block("product", "upsert", &columns, &["1\tno\t2026-11-22 10:00:00+00"])
@@ -151,7 +144,7 @@ async fn a_column_of_the_users_goes_by_its_name_though_rows_are_kept() {
     let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
     pull_with(&store, [page], keep()).await.report();
     place.execute("alter table product add column mine text");
-    let titled = PRODUCT.replace(r#""name":"name""#, r#""name":"title""#);
+    let titled = with_name_as("title");
     let anew = Page::new()
         .fingerprint("f2")
         .block("product", "reset", &titled, &[])

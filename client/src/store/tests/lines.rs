@@ -3,28 +3,8 @@
 
 use super::*;
 
-const BOTH: &str = r#"["product","tax"]"#;
-
-/// A pull of one entity.
-fn only(entity: &str) -> Options<'static> {
-    Options {
-        wanted: Some(vec![EntityName::new(entity)]),
-        ..Options::default()
-    }
-}
-
 fn chair() -> Page {
     Page::new().reset().upsert(&["1 Chair"])
-}
-
-/// A block of taxes, written `id name`.
-fn taxes(page: Page, kind: &str, rows: &[&str]) -> Page {
-    let rows: Vec<String> = rows
-        .iter()
-        .map(|row| format!("{}\t{DATE}", row.replacen(' ', "\t", 1)))
-        .collect();
-    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
-    page.block("tax", kind, PRODUCT, &rows)
 }
 
 #[tokio::test]
@@ -47,12 +27,16 @@ async fn a_cursor_speaks_for_no_entity_that_stands_at_another() {
     pull_with(&store, [chair().end("c1", false)], only("product"))
         .await
         .report();
-    let tax = taxes(taxes(Page::new(), "reset", &[]), "upsert", &["1 VAT"]);
+    let tax = Page::new().reset_of("tax").upsert_of("tax", &["1 VAT"]);
     pull_with(&store, [tax.end_covering("t1", false, r#"["tax"]"#)], only("tax"))
         .await
         .report();
     let before = place.dump();
-    let without_reset = || taxes(Page::new(), "upsert", &["2 Duty"]).end_covering("c2", false, BOTH);
+    let without_reset = || {
+        Page::new()
+            .upsert_of("tax", &["2 Duty"])
+            .end_covering("c2", false, BOTH)
+    };
     let pulled = pull(&store, [without_reset()]).await;
     assert_eq!(pulled.since(), [Some("c1")]);
     let error = pulled.error();
@@ -86,7 +70,10 @@ async fn a_line_begins_where_an_entity_is_covered_before_anything_of_it_has_come
     pull(&store, [chair().end("c1", false)]).await.report();
     let pages = [
         Page::new().upsert(&["2 Table"]).end_covering("mid", true, BOTH),
-        taxes(taxes(Page::new(), "reset", &[]), "upsert", &["1 VAT"]).end_covering("c2", false, BOTH),
+        Page::new()
+            .reset_of("tax")
+            .upsert_of("tax", &["1 VAT"])
+            .end_covering("c2", false, BOTH),
     ];
     pull(&store, pages).await.report();
     let tax = helper(&store, "tax");
@@ -99,15 +86,15 @@ async fn an_entity_that_begins_anew_takes_nothing_from_another_that_trades_value
     let place = Place::new();
     let store = place.open();
     let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
-    pull(
-        &store,
-        [taxes(page, "reset", &[]).end_covering("c1", false, BOTH)],
-    )
-    .await
-    .report();
+    pull(&store, [page.reset_of("tax").end_covering("c1", false, BOTH)])
+        .await
+        .report();
     place.execute("create unique index one_name on product (name)");
     let trade = Page::new().upsert(&["1 Table", "2 Chair"]);
-    let trade = taxes(taxes(trade, "reset", &[]), "upsert", &["1 VAT"]).end_covering("c2", false, BOTH);
+    let trade = trade
+        .reset_of("tax")
+        .upsert_of("tax", &["1 VAT"])
+        .end_covering("c2", false, BOTH);
     pull(&store, [trade.clone(), trade]).await.report();
     assert_eq!(
         place.query("select id || name from product order by id"),
@@ -129,13 +116,13 @@ async fn each_entity_of_a_page_that_trades_values_gets_its_own_rows() {
     let place = Place::new();
     let store = place.open();
     let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
-    let page = taxes(taxes(page, "reset", &[]), "upsert", &["1 VAT", "2 Duty"]);
+    let page = page.reset_of("tax").upsert_of("tax", &["1 VAT", "2 Duty"]);
     pull(&store, [page.end_covering("c1", false, BOTH)])
         .await
         .report();
     place.execute("create unique index one_name on product (name)");
     let trade = Page::new().upsert(&["1 Table", "2 Chair"]);
-    let trade = taxes(trade, "upsert", &["2 Toll"]).upsert(&["3 Lamp"]);
+    let trade = trade.upsert_of("tax", &["2 Toll"]).upsert(&["3 Lamp"]);
     let trade = trade.end_covering("c2", false, BOTH);
     pull(&store, [trade.clone(), trade]).await.report();
     assert_eq!(
@@ -174,10 +161,6 @@ async fn an_unfinished_pull_that_begins_anew_forgets_what_waits_to_be_written() 
 async fn nothing_is_kept_of_what_another_scope_does_not_send_again() {
     let place = Place::new();
     let store = place.open();
-    let keep = || Options {
-        keep_deleted: true,
-        ..Options::default()
-    };
     let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
     pull_with(&store, [page.end("c1", false)], keep()).await.report();
     pull_with(&store, [SCOPE_CHANGED, chair().end("c2", false)], keep())

@@ -37,7 +37,15 @@ const PRODUCT: &str = r#"[{"name":"id","type":"bigint","role":"key"},{"name":"na
 /// What a deletion of a product carries.
 const PRODUCT_KEY: &str = r#"[{"name":"id","type":"bigint","role":"key"},{"name":"changed_date","type":"timestamp with time zone","role":"changed_date"},{"name":"reason","type":"text","role":"reason"}]"#;
 
+/// What a trailer covers with a second entity.
+const BOTH: &str = r#"["product","tax"]"#;
+
 const DATE: &str = "2026-11-22 10:00:00+00";
+
+/// The columns of products whose name has another name.
+fn with_name_as(name: &str) -> String {
+    PRODUCT.replace(r#""name":"name""#, &format!(r#""name":"{name}""#))
+}
 
 /// A folder with a store in it.
 struct Place {
@@ -156,17 +164,26 @@ impl Page {
     }
 
     fn reset(self) -> Self {
-        self.block("product", "reset", PRODUCT, &[])
+        self.reset_of("product")
+    }
+
+    fn reset_of(self, entity: &str) -> Self {
+        self.block(entity, "reset", PRODUCT, &[])
     }
 
     /// Products, written `id name`.
     fn upsert(self, rows: &[&str]) -> Self {
+        self.upsert_of("product", rows)
+    }
+
+    /// Rows of an entity with the columns of a product, written so too.
+    fn upsert_of(self, entity: &str, rows: &[&str]) -> Self {
         let rows: Vec<String> = rows
             .iter()
             .map(|row| format!("{}\t{DATE}", row.replacen(' ', "\t", 1)))
             .collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
-        self.block("product", "upsert", PRODUCT, &rows)
+        self.block(entity, "upsert", PRODUCT, &rows)
     }
 
     fn delete(self, keys: &[&str], reason: &str) -> Self {
@@ -305,6 +322,22 @@ impl Default for Options<'_> {
             shortcut: None,
             observer: &|_| {},
         }
+    }
+}
+
+/// A pull that keeps rows though they are deleted.
+fn keep() -> Options<'static> {
+    Options {
+        keep_deleted: true,
+        ..Options::default()
+    }
+}
+
+/// A pull of one entity.
+fn only(entity: &str) -> Options<'static> {
+    Options {
+        wanted: Some(vec![EntityName::new(entity)]),
+        ..Options::default()
     }
 }
 

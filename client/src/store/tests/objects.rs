@@ -3,11 +3,6 @@
 use super::*;
 use crate::applied::EntityApplied;
 
-/// The columns of products whose name is a title.
-fn titled() -> String {
-    PRODUCT.replace(r#""name":"name""#, r#""name":"title""#)
-}
-
 /// A page with other columns, whose rows stand as they come.
 fn anew(fingerprint: &str, columns: &str, rows: &[&str], next: &str) -> Bytes {
     Page::new()
@@ -42,7 +37,7 @@ async fn views_that_lose_a_column_are_kept_and_named() {
            create view never_worked as select colour from product;
            create view literal as select "chair" as text from product;"#,
     );
-    let applied = begun_anew(&store, "f2", &titled(), "c2").await;
+    let applied = begun_anew(&store, "f2", &with_name_as("title"), "c2").await;
     assert_eq!(applied.broken, ["view names", "view on_names", "view quoted"]);
     assert!(applied.dropped.is_empty());
     assert_eq!(
@@ -53,7 +48,13 @@ async fn views_that_lose_a_column_are_kept_and_named() {
     );
     assert_eq!(place.query("select title from all_of_them"), ["Chair"]);
     // They are named once, and read again when their column is back.
-    let applied = begun_anew(&store, "f3", &titled().replace("text", "varchar"), "c3").await;
+    let applied = begun_anew(
+        &store,
+        "f3",
+        &with_name_as("title").replace("text", "varchar"),
+        "c3",
+    )
+    .await;
     assert!(applied.broken.is_empty(), "{applied:?}");
     let applied = begun_anew(&store, "f1", PRODUCT, "c4").await;
     assert!(applied.broken.is_empty(), "{applied:?}");
@@ -72,7 +73,7 @@ async fn an_index_is_never_made_over_the_name_of_a_column_that_is_gone() {
            create index with_text on product (changed_date) where changed_date <> "never";
            create index by_date on product ("changed_date");"#,
     );
-    let applied = begun_anew(&store, "f2", &titled(), "c2").await;
+    let applied = begun_anew(&store, "f2", &with_name_as("title"), "c2").await;
     let left =
         place.query("select name from sqlite_schema where type = 'index' and sql is not null order by name");
     assert_eq!(applied.dropped, ["index by_expression", "index quoted"]);
@@ -84,10 +85,7 @@ async fn a_trigger_on_another_entity_does_not_stop_the_pull() {
     const BOTH: &str = r#"["product","tax"]"#;
     let place = Place::new();
     let store = place.open();
-    let first = Page::new()
-        .reset()
-        .upsert(&["1 Chair"])
-        .block("tax", "reset", PRODUCT, &[]);
+    let first = Page::new().reset().upsert(&["1 Chair"]).reset_of("tax");
     pull(&store, [first.end_covering("c1", false, BOTH)])
         .await
         .report();
@@ -99,7 +97,7 @@ async fn a_trigger_on_another_entity_does_not_stop_the_pull() {
     );
     let titles = Page::new()
         .fingerprint("f2")
-        .block("product", "reset", &titled(), &[]);
+        .block("product", "reset", &with_name_as("title"), &[]);
     let report = pull(&store, [titles.end_covering("c2", false, BOTH)])
         .await
         .report();
@@ -117,7 +115,7 @@ async fn what_is_dropped_and_broken_after_a_reset_is_named_as_well() {
     place.execute("create index by_name on product (name); create view names as select name from product");
     let reset = store.reset(&[]).expect("a reset");
     assert!(reset.dropped.is_empty() && reset.broken.is_empty());
-    let applied = begun_anew(&store, "f2", &titled(), "c2").await;
+    let applied = begun_anew(&store, "f2", &with_name_as("title"), "c2").await;
     assert_eq!(applied.dropped, ["index by_name"]);
     assert_eq!(applied.broken, ["view names"]);
 }
@@ -146,7 +144,7 @@ async fn a_column_that_the_user_added_goes_with_a_table_that_is_made_anew() {
     place.execute(
         "alter table product add column mine text; create view my_other as select mine from product",
     );
-    let applied = begun_anew(&store, "f2", &titled(), "c3").await;
+    let applied = begun_anew(&store, "f2", &with_name_as("title"), "c3").await;
     assert_eq!(applied.dropped, ["column mine"]);
     assert_eq!(applied.broken, ["view my_other", "view my_view"]);
 }
@@ -162,7 +160,7 @@ async fn a_unique_index_that_the_rows_of_other_columns_violate_is_named() {
         "1\tChair\t2026-11-22 10:00:00+00",
         "2\tTable\t2026-11-22 10:00:00+00",
     ];
-    let page = anew("f2", &titled(), &rows, "c2");
+    let page = anew("f2", &with_name_as("title"), &rows, "c2");
     let error = pull(&store, [page.clone(), page]).await.error();
     assert!(
         matches!(&error, Error::UniqueIndex { index, .. } if index == "one_date"),

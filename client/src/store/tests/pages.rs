@@ -58,9 +58,9 @@ async fn a_page_cut_at_any_byte_changes_nothing() {
     let page = Page::new()
         .delete(&["2"], "deleted")
         .upsert(&["1 Armchair", "3 Lamp"])
-        .block("tax", "reset", PRODUCT, &[])
-        .block("tax", "upsert", PRODUCT, &["1\tVAT\t2026-11-22 10:00:00+00"])
-        .end_covering("c2", false, r#"["product","tax"]"#);
+        .reset_of("tax")
+        .upsert_of("tax", &["1 VAT"])
+        .end_covering("c2", false, BOTH);
     for cut in 0..page.len() {
         let error = pull(&store, [page.slice(..cut)]).await.error();
         assert!(error.is_retryable(), "cut at {cut}: {error}");
@@ -246,10 +246,10 @@ async fn pages_that_do_not_hold_together_are_refused() {
     let pages = [
         // Rows of an entity that was never announced.
         Page::new()
-            .block("tax", "upsert", PRODUCT, &["1\tVAT\t2026-11-22 10:00:00+00"])
-            .end_covering("c2", false, r#"["product","tax"]"#),
+            .upsert_of("tax", &["1 VAT"])
+            .end_covering("c2", false, BOTH),
         // An entity without anything, at the end of the pull.
-        Page::new().end_covering("c2", false, r#"["product","tax"]"#),
+        Page::new().end_covering("c2", false, BOTH),
         // An entity that the trailer does not know.
         Page::new().upsert(&["2 Table"]).end_covering("c2", false, "[]"),
         // Too few and too many fields, and values of another type.

@@ -250,15 +250,11 @@ async fn a_table_that_the_user_dropped_is_missed_and_reset_mends_it() {
 async fn only_the_entities_that_were_asked_for_are_taken() {
     let place = Place::new();
     let store = place.open();
-    let wanted = || Options {
-        wanted: Some(vec![EntityName::new("tax")]),
-        ..Options::default()
-    };
     let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
-    let error = pull_with(&store, [page], wanted()).await.error();
+    let error = pull_with(&store, [page], only("tax")).await.error();
     assert!(matches!(error, Error::Malformed(_)), "{error}");
-    let page = Page::new().end_covering("c1", false, r#"["product","tax"]"#);
-    let error = pull_with(&store, [page], wanted()).await.error();
+    let page = Page::new().end_covering("c1", false, BOTH);
+    let error = pull_with(&store, [page], only("tax")).await.error();
     assert!(matches!(error, Error::Malformed(_)), "{error}");
     assert!(store.is_new().expect("a look"));
 }

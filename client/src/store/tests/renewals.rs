@@ -223,7 +223,7 @@ async fn the_old_rows_stay_readable_while_changed_columns_are_fetched() {
     let place = Place::new();
     let store = place.open();
     with_chair_and_table(&store).await;
-    let other = PRODUCT.replace(r#""name":"name""#, r#""name":"title""#);
+    let other = with_name_as("title");
     let pages = [
         Page::new()
             .fingerprint("f2")
@@ -251,19 +251,16 @@ async fn what_the_server_no_longer_has_is_withdrawn_and_may_come_back() {
     let both = Page::new()
         .reset()
         .upsert(&["1 Chair"])
-        .block("tax", "reset", PRODUCT, &[])
+        .reset_of("tax")
         .block("tax", "upsert", PRODUCT, &["1\tVAT\t2026-11-22 10:00:00+00"])
-        .end_covering("c1", false, r#"["product","tax"]"#);
+        .end_covering("c1", false, BOTH);
     pull(&store, [both.clone()]).await.report();
     pull(&store, [Page::new().end("c2", false)]).await.report();
     assert_eq!(helper(&store, "tax").state, State::Withdrawn);
     assert_eq!(place.query("select name from tax"), ["VAT"]);
     let pulled = pull(&store, [Page::new().end("c3", false)]).await;
     assert_eq!(pulled.since(), [Some("c2")]);
-    let back =
-        Page::new()
-            .block("tax", "reset", PRODUCT, &[])
-            .end_covering("c4", false, r#"["product","tax"]"#);
+    let back = Page::new().reset_of("tax").end_covering("c4", false, BOTH);
     pull(&store, [back]).await.report();
     assert_eq!(helper(&store, "tax").state, State::Current);
     assert!(place.query("select name from tax").is_empty());
@@ -308,29 +305,17 @@ async fn what_must_begin_anew_is_refused_without_its_reset() {
 async fn an_entity_begun_anew_alone_is_taken_out_of_the_others_cursor_first() {
     let place = Place::new();
     let store = place.open();
-    let tax = |next: &str, covers: &str| {
-        Page::new()
-            .block("tax", "reset", PRODUCT, &[])
-            .end_covering(next, false, covers)
-    };
-    let both = r#"["product","tax"]"#;
-    let page = Page::new()
-        .reset()
-        .upsert(&["1 Chair"])
-        .block("tax", "reset", PRODUCT, &[]);
-    pull(&store, [page.end_covering("c1", false, both)])
+    let tax = |next: &str, covers: &str| Page::new().reset_of("tax").end_covering(next, false, covers);
+    let page = Page::new().reset().upsert(&["1 Chair"]).reset_of("tax");
+    pull(&store, [page.end_covering("c1", false, BOTH)])
         .await
         .report();
     store.reset(&[EntityName::new("tax")]).expect("a reset");
-    let alone = Options {
-        wanted: Some(vec![EntityName::new("tax")]),
-        ..Options::default()
-    };
-    let pulled = pull_with(&store, [tax("t1", r#"["tax"]"#)], alone).await;
+    let pulled = pull_with(&store, [tax("t1", r#"["tax"]"#)], only("tax")).await;
     assert_eq!(pulled.since(), [None]);
     pulled.report();
     // `c1` covers `tax` at the server, though what `tax` holds may be older than `c1`.
-    let pages = [Page::new().end("c2", false), tax("c3", both)];
+    let pages = [Page::new().end("c2", false), tax("c3", BOTH)];
     let pulled = pull(&store, pages).await;
     assert_eq!(pulled.since(), [Some("c1"), Some("c2")]);
     assert_eq!(pulled.asks[0].entities, Some(vec![EntityName::new("product")]));
@@ -341,32 +326,29 @@ async fn an_entity_begun_anew_alone_is_taken_out_of_the_others_cursor_first() {
 async fn entities_that_begin_anew_at_once_do_so_each_out_of_sight() {
     let place = Place::new();
     let store = place.open();
-    let both = r#"["product","tax"]"#;
-    let tax = |page: Page, row: &str| {
-        page.block("tax", "reset", PRODUCT, &[])
-            .block("tax", "upsert", PRODUCT, &[row])
-    };
-    let page = tax(
-        Page::new().reset().upsert(&["1 Chair"]),
-        "1\tVAT\t2026-11-22 10:00:00+00",
-    );
-    pull(&store, [page.end_covering("c1", false, both)])
+    let page = Page::new()
+        .reset()
+        .upsert(&["1 Chair"])
+        .reset_of("tax")
+        .upsert_of("tax", &["1 VAT"]);
+    pull(&store, [page.end_covering("c1", false, BOTH)])
         .await
         .report();
     // A name that the hidden table of one of them would have.
     place.execute("create table highwater_renew_1 (mine text); insert into highwater_renew_1 values ('x')");
-    let page = tax(
-        Page::new().reset().upsert(&["2 Table"]),
-        "2\tDuty\t2026-11-22 10:00:00+00",
-    );
+    let page = Page::new()
+        .reset()
+        .upsert(&["2 Table"])
+        .reset_of("tax")
+        .upsert_of("tax", &["2 Duty"]);
     let names = "select name from product union all select name from tax";
-    let pages = [page.end_covering("mid", true, both)];
+    let pages = [page.end_covering("mid", true, BOTH)];
     assert!(
         pull(&store, pages).await.outcome.is_err(),
         "there is no second page"
     );
     assert_eq!(place.query(names), ["Chair", "VAT"]);
-    pull(&store, [Page::new().end_covering("c2", false, both)])
+    pull(&store, [Page::new().end_covering("c2", false, BOTH)])
         .await
         .report();
     assert_eq!(place.query(names), ["Table", "Duty"]);
@@ -380,7 +362,7 @@ async fn columns_that_no_table_can_have_are_refused() {
     for columns in [
         PRODUCT.replace(r#","role":"key""#, ""),
         PRODUCT.replace(r#","role":"changed_date""#, ""),
-        PRODUCT.replace(r#""name":"name""#, r#""name":"ID""#),
+        with_name_as("ID"),
     ] {
         let page = Page::new()
             .block("product", "reset", &columns, &[])
