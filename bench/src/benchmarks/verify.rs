@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use highwater_testbed::Proxy;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -60,30 +61,19 @@ struct Taken {
 }
 
 async fn run(stage: &Stage) -> Result<Outcome> {
-    let database = highwater::enabled(stage, stage.sizes.items()).await?;
-    let server = Server::start(stage, &database).await?;
+    let (near, far) = (stage.sizes.rows, stage.sizes.rows / LINK_ROWS_SHARE);
     let everyone = [&COMPARED[..], &[Who::FirstPull, Who::Count]].concat();
-    let near = Stand::new(stage, &database, &server, server.url.clone()).await?;
-    let local = rounds(stage.sizes.pairs, &everyone, async |who, _| near.taken(who).await).await?;
-    let mut lines = near.lines(&local, "");
-    let counted = Line::pair(
-        format!("{} rows, {}", count(near.rows), Who::Count.name()),
+    let local = measured(stage, near, false, &everyone).await?;
+    let mut lines = compared(near, "", &local);
+    lines.push(Line::pair(
+        format!("{} rows, {}", count(near), Who::Count.name()),
         Unit::Seconds,
         local.of(Who::Count, |taken| taken.seconds),
         local.of(Who::FirstPull, |taken| taken.seconds),
-    );
-    lines.push(counted);
-    Stage::remove(&near.store)?;
-
-    let rows = stage.sizes.rows / LINK_ROWS_SHARE;
-    let database = highwater::enabled(stage, Data::Items { rows }).await?;
-    let server = Server::start(stage, &database).await?;
-    let link = link(&server).await?;
-    let far = Stand::new(stage, &database, &server, link.url()).await?;
+    ));
     let everyone = [&COMPARED[..], &[Who::FirstPull]].concat();
-    let linked = rounds(link_runs(stage), &everyone, async |who, _| far.taken(who).await).await?;
-    let far_lines = far.lines(&linked, " over 10 Mbit/s");
-    Stage::remove(&far.store)?;
+    let linked = measured(stage, far, true, &everyone).await?;
+    let far_lines = compared(far, " over 10 Mbit/s", &linked);
     let chart = |name: &str, title: &str, lines: &[Line]| Chart::of(name, title, Unit::Seconds, HEADS, lines);
     let charts = vec![
         chart(BENCHMARK.name, "Is the copy right?", &lines),
@@ -106,31 +96,65 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     })
 }
 
+/// What everyone takes with so many rows, on a server of their own, over a link to it or without one.
+async fn measured(stage: &Stage, rows: u64, is_linked: bool, everyone: &[Who]) -> Result<Rounds<Who, Taken>> {
+    let database = highwater::enabled(stage, Data::Items { rows }).await?;
+    let server = Server::start(stage, &database).await?;
+    let link = if is_linked {
+        Some(link(&server).await?)
+    } else {
+        None
+    };
+    let (_, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
+    let stand = Stand {
+        stage,
+        url: link.as_ref().map_or_else(|| server.url.clone(), Proxy::url),
+        database,
+        store,
+        rows,
+    };
+    let runs = if is_linked {
+        link_runs(stage)
+    } else {
+        stage.sizes.pairs
+    };
+    let rounds = rounds(runs, everyone, async |who, _| stand.taken(who).await).await?;
+    Stage::remove(&stand.store)?;
+    Ok(rounds)
+}
+
+/// The times and the bytes beside those of a first pull.
+fn compared(rows: u64, way: &str, rounds: &Rounds<Who, Taken>) -> Vec<Line> {
+    let seconds = |who| rounds.of(who, |taken| taken.seconds);
+    let bytes = |who| rounds.of(who, |taken| taken.bytes / BYTES_A_KIBIBYTE);
+    let mut lines = Vec::new();
+    for who in COMPARED {
+        let of = format!("{} rows{way}, {}", count(rows), who.name());
+        let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
+        let size = Line::pair(
+            format!("{of}: bytes"),
+            Unit::Kibibytes,
+            bytes(who),
+            bytes(Who::FirstPull),
+        );
+        lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
+    }
+    lines
+}
+
 /// A store that has been pulled, and the address that it is compared over.
 struct Stand<'a> {
     stage: &'a Stage,
-    database: &'a Database,
+    database: Database,
     url: String,
     store: PathBuf,
     rows: u64,
 }
 
-impl<'a> Stand<'a> {
-    async fn new(stage: &'a Stage, database: &'a Database, server: &Server, url: String) -> Result<Self> {
-        let rows = database.count(TABLE).await?;
-        let (_, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
-        Ok(Self {
-            stage,
-            database,
-            url,
-            store,
-            rows,
-        })
-    }
-
+impl Stand<'_> {
     /// Does it once.
     async fn taken(&self, who: Who) -> Result<Taken> {
-        let Self { stage, rows, .. } = *self;
+        let (stage, rows) = (self.stage, self.rows);
         match who {
             Who::Equal => self.verified(&[]).await,
             Who::Deep => self.verified(&["--deep"]).await,
@@ -140,7 +164,7 @@ impl<'a> Stand<'a> {
             }
             Who::Resync => {
                 spoil(&self.store)?;
-                highwater::touch(stage, self.database, TABLE).await?;
+                highwater::touch(stage, &self.database, TABLE).await?;
                 let pulled = highwater::pulled(stage, &self.url, &self.store).await?;
                 let came = pulled.rows + pulled.deleted;
                 ensure!(
@@ -155,7 +179,7 @@ impl<'a> Stand<'a> {
                 taken(pulled)
             }
             Who::Count => {
-                let mut psql = stage.psql(self.database);
+                let mut psql = stage.psql(&self.database);
                 psql.args(["-c", &format!("select count(*) from {TABLE}")]);
                 let seconds = program::timed(psql).await?.seconds;
                 Ok(Taken { seconds, bytes: 0.0 })
@@ -186,25 +210,6 @@ impl<'a> Stand<'a> {
             seconds: ended.seconds,
             bytes: f64::from(u32::try_from(bytes)?),
         })
-    }
-
-    /// The times and the bytes beside those of a first pull.
-    fn lines(&self, rounds: &Rounds<Who, Taken>, way: &str) -> Vec<Line> {
-        let seconds = |who| rounds.of(who, |taken| taken.seconds);
-        let bytes = |who| rounds.of(who, |taken| taken.bytes / BYTES_A_KIBIBYTE);
-        let mut lines = Vec::new();
-        for who in COMPARED {
-            let of = format!("{} rows{way}, {}", count(self.rows), who.name());
-            let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
-            let size = Line::pair(
-                format!("{of}: bytes"),
-                Unit::Kibibytes,
-                bytes(who),
-                bytes(Who::FirstPull),
-            );
-            lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
-        }
-        lines
     }
 }
 
