@@ -247,6 +247,12 @@ impl Database {
         Ok(u64::try_from(count)?)
     }
 
+    /// Takes an id for a transaction, as any write does: pulls that begin before and after it have
+    /// other cursors, and so do not share pages, which a server keeps for those who ask the same.
+    pub(crate) async fn advance(&self) -> Result<()> {
+        self.run("select pg_current_xact_id()").await
+    }
+
     /// Puts a table in order and its changes on disk, so that none of that happens while something
     /// is measured.
     pub(crate) async fn settle(&self, table: &str) -> Result<()> {

@@ -44,10 +44,11 @@ async fn run(stage: &Stage) -> Result<Outcome> {
         )],
         lines,
         notes: vec![
-            "The server runs already, as Postgres does; the client is measured from its start to its end. \
-             The table that `sqlite3` fills is the one that Highwater has made, with the same key and, \
-             where that has none, without a rowid; only `strict` is left out, since `.import` has nothing \
-             but text. The journal is a write-ahead log on both sides, `synchronous` is normal."
+            "The server runs already, as Postgres does; the client is measured from its start to its end. Between \
+             two pulls a transaction is committed, since who asks the same as another is given pages that the \
+             server has kept. The table that `sqlite3` fills is the one that Highwater has made, with the same \
+             key and, where that has none, without a rowid; only `strict` is left out, since `.import` has \
+             nothing but text. The journal is a write-ahead log on both sides, `synchronous` is normal."
                 .to_owned(),
         ],
     })
@@ -67,6 +68,7 @@ async fn line(stage: &Stage, data: Data) -> Result<Line> {
     let who = [Who::Highwater, Who::Pipeline];
     let rounds = rounds(stage.sizes.pairs, &who, async |who, _| match who {
         Who::Highwater => {
+            database.advance().await?;
             let (pulled, store) = highwater::pulled_anew(stage, &server.url, rows).await?;
             Stage::remove(&store)?;
             Ok(pulled.seconds)

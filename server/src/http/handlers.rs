@@ -163,7 +163,7 @@ fn whole(page: &WholePage, origin: Origin) -> (Body, bool, Option<String>, Origi
     (
         Body::from(page.body.clone()),
         page.is_empty,
-        Some(page.tag.clone()),
+        Some(page.tag().to_owned()),
         origin,
     )
 }

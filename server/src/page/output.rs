@@ -1,6 +1,7 @@
 //! The body of a response while it is written: blocks or JSON, in chunks of bounded size, to a
 //! reader that may be slow, but not for ever.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -26,17 +27,20 @@ const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 pub struct WholePage {
     /// All of it.
     pub body: Bytes,
-    /// Names the body.
-    pub tag: String,
     /// Whether it holds no changes.
     pub is_empty: bool,
+    /// Names the body, once somebody has asked: most pages that are kept nobody asks for again.
+    tag: OnceLock<String>,
 }
 
 impl WholePage {
     /// A page that was read to its end.
     pub fn new(body: Bytes, is_empty: bool) -> Self {
-        let tag = tag(&body);
-        Self { body, tag, is_empty }
+        Self {
+            body,
+            is_empty,
+            tag: OnceLock::new(),
+        }
     }
 
     /// A page without changes.
@@ -44,6 +48,11 @@ impl WholePage {
         let mut body = BytesMut::from(start(format));
         body.extend_from_slice(&end(format, trailer)?);
         Ok(Self::new(body.freeze(), true))
+    }
+
+    /// A name for the body.
+    pub fn tag(&self) -> &str {
+        self.tag.get_or_init(|| tag(&self.body))
     }
 }
 
