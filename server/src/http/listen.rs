@@ -186,7 +186,8 @@ impl Connections {
             () = self.shutdown.cancelled() => return,
         };
         match secured {
-            Ok(Some(stream)) => self.converse(stream, caller, activity).await,
+            // Boxed, or each connection without TLS would hold the room for it.
+            Ok(Some(stream)) => Box::pin(self.converse(stream, caller, activity)).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%caller, %error, "no TLS came about"),
         }
