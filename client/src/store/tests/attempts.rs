@@ -1,5 +1,7 @@
 //! What a pull asks once more, what it gives up, and what it waits for.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::applied::PageApplied;
 use crate::meter::Meter;
@@ -156,18 +158,34 @@ async fn columns_that_change_under_a_pull_begin_anew_a_bounded_number_of_times()
 }
 
 /// A comparison that fails with these errors, one after the other, and then says that all is to begin anew.
-struct Fails(Mutex<Vec<Error>>);
+struct Declines {
+    /// How many rows an entity must have for it.
+    rows_min: u64,
+    errors: Mutex<Vec<Error>>,
+    times: AtomicUsize,
+}
 
-impl Shortcut for Fails {
+impl Declines {
+    fn new(rows_min: u64, errors: Vec<Error>) -> Self {
+        Self {
+            rows_min,
+            errors: Mutex::new(errors),
+            times: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Shortcut for Declines {
     fn take<'a>(&'a self, _: bool, meter: &'a Meter) -> Taking<'a> {
+        self.times.fetch_add(1, Ordering::Relaxed);
         // What it looks at is no progress of the pull.
         meter.set_rows(1_000);
-        let error = self.0.lock().expect("errors").pop();
+        let error = self.errors.lock().expect("errors").pop();
         Box::pin(async move { error.map_or(Ok(None::<PageApplied>), Err) })
     }
 
     fn rows_min(&self) -> u64 {
-        0
+        self.rows_min
     }
 }
 
@@ -180,7 +198,7 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
     let compared = |error, pages: Vec<Bytes>| {
         let (store, told) = (&store, &told);
         async move {
-            let fails = Fails(Mutex::new(vec![error]));
+            let declines = Declines::new(0, vec![error]);
             let observer = |event: Event<'_>| {
                 if let Event::Progress(progress) = event {
                     told.lock().expect("told").push(progress.rows);
@@ -188,7 +206,7 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
             };
             let options = Options {
                 retries: 1,
-                shortcut: Some(&fails),
+                shortcut: Some(&declines),
                 observer: &observer,
                 ..Options::default()
             };
@@ -204,20 +222,6 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
     assert!(matches!(error, Error::Stalled), "{error}");
 }
 
-/// A comparison for entities with two rows or more, which counts how often it is asked for and declines.
-struct Declines(Mutex<usize>);
-
-impl Shortcut for Declines {
-    fn take<'a>(&'a self, _: bool, _: &'a Meter) -> Taking<'a> {
-        *self.0.lock().expect("times") += 1;
-        Box::pin(async { Ok(None) })
-    }
-
-    fn rows_min(&self) -> u64 {
-        2
-    }
-}
-
 #[tokio::test]
 async fn an_entity_that_begins_anew_is_compared_where_it_has_rows_enough() {
     for (rows, times) in [(&["1 Chair"][..], 0), (&["1 Chair", "2 Table"], 1)] {
@@ -226,7 +230,7 @@ async fn an_entity_that_begins_anew_is_compared_where_it_has_rows_enough() {
         pull(&store, [Page::new().reset().upsert(rows).end("c1", false)])
             .await
             .report();
-        let declines = Declines(Mutex::new(0));
+        let declines = Declines::new(2, Vec::new());
         let options = Options {
             shortcut: Some(&declines),
             ..Options::default()
@@ -234,7 +238,7 @@ async fn an_entity_that_begins_anew_is_compared_where_it_has_rows_enough() {
         let anew = Page::new().reset().upsert(&["3 Lamp"]).end("c2", false);
         // Where it is compared, the page is asked for once more.
         pull_with(&store, vec![anew; 1 + times], options).await.report();
-        assert_eq!(*declines.0.lock().expect("times"), times, "{rows:?}");
+        assert_eq!(declines.times.into_inner(), times, "{rows:?}");
         assert_eq!(place.query("select name from product"), ["Lamp"]);
     }
 }
