@@ -103,7 +103,15 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Says on standard error what went wrong, with its causes.
 pub(crate) fn say_error(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr(), "highwater-server: {error:#}");
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Some libraries end their own words with those of the cause.
+        if !said.ends_with(&cause) {
+            said.push_str(": ");
+            said.push_str(&cause);
+        }
+    }
+    let _ = writeln!(io::stderr(), "highwater-server: {said}");
 }
 
 async fn enable(enable: Enable) -> anyhow::Result<()> {
