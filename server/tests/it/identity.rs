@@ -157,6 +157,7 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
         .await
         .unwrap();
     until(&standby_pool, "select not pg_is_in_recovery()").await;
+    let mut untold = kept.clone();
     let server = Served::start(&standby_pool).await;
     run(&standby_pool, "update product set name = 'new' where id = 8").await;
     for (copy, resync) in [(&mut kept, false), (&mut lost, true)] {
@@ -165,6 +166,18 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
         assert_eq!(copy.rows("product"), source(&standby_pool, "product", "id").await);
         assert_eq!(copy.resets, usize::from(resync));
     }
+    drop(server);
+
+    // To a role without the right to read the history file, all that came before is another source.
+    let grants = admin::grants(&mut standby_pool.acquire().await.unwrap(), "reader").await;
+    run(&standby_pool, &grants.unwrap()).await;
+    let reader = pool(&standby.url("postgres").replace("postgres@", "reader@")).await;
+    let server = Served::start(&reader).await;
+    assert!(pull_or_resync(&mut untold, &server).await);
+    assert_eq!(
+        untold.rows("product"),
+        source(&standby_pool, "product", "id").await
+    );
 }
 
 /// A disk that is put back shows itself until its ids and its log have both caught up. `lost` is what
