@@ -193,15 +193,17 @@ impl Cursor {
             .is_none_or(|pull| pull.position == self.start())
     }
 
-    /// The same for a holder that has been told something of what `snapshot` has seen, and must hear no
+    /// The same for a holder that has been told something of what `snapshot` of `source` has seen, and must hear no
     /// less from whoever answers next: a pull to there, of which nothing has been sent.
     #[must_use]
-    pub fn leading_to(&self, snapshot: &Snapshot, wal: Lsn) -> Self {
+    pub fn leading_to(&self, source: Source, snapshot: &Snapshot, wal: Lsn) -> Self {
         let target = match &self.pull {
             Some(pull) => pull.target.union(snapshot),
             None => snapshot.clone(),
         };
         Self {
+            // What has served a cursor of an earlier timeline has a log of its own from there on.
+            source,
             wal: self.wal.max(wal),
             pull: Some(Pull {
                 target,

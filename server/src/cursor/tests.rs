@@ -145,10 +145,18 @@ fn cursor() -> Cursor {
 fn who_is_led_to_a_snapshot_has_been_sent_nothing_and_must_hear_all_of_it() {
     let settled = cursor();
     let to = |xmax, in_flight| Snapshot::new(Xid(xmax), in_flight);
-    let led = settled.leading_to(&to(60, vec![Xid(55)]), Lsn(200));
+    let later = Source {
+        timeline: settled.source.timeline + 1,
+        ..settled.source
+    };
+    let led = settled.leading_to(later, &to(60, vec![Xid(55)]), Lsn(200));
+    assert_eq!(
+        led.source, later,
+        "the position in the log is one of this timeline"
+    );
     assert!(settled.is_settled() && led.is_settled());
     assert_eq!(
-        (led.wal, settled.leading_to(&to(60, vec![]), Lsn(50)).wal),
+        (led.wal, settled.leading_to(later, &to(60, vec![]), Lsn(50)).wal),
         (Lsn(200), Lsn(100))
     );
     assert_eq!((&led.seen, &led.covered), (&settled.seen, &settled.covered));
@@ -160,7 +168,7 @@ fn who_is_led_to_a_snapshot_has_been_sent_nothing_and_must_hear_all_of_it() {
     assert_eq!(led.snapshots().count(), 2);
     assert_eq!(led.entities().collect::<Vec<_>>(), [7, 3, 7, 3]);
     // Led on, it must hear of what it was promised before as well.
-    let on = led.leading_to(&to(58, vec![Xid(57)]), Lsn(200));
+    let on = led.leading_to(later, &to(58, vec![Xid(57)]), Lsn(200));
     let target = on.pull.expect("a pull").target;
     assert!(target.sees(Xid(59)) && target.sees(Xid(57)), "{target:?}");
     // Once something was sent it stands in the middle.
@@ -178,7 +186,7 @@ fn a_cursor_of_a_date_has_the_snapshot_of_its_pull_alone() {
         ..cursor()
     };
     assert_eq!(of_date.snapshots().count(), 0);
-    let led = of_date.leading_to(&Snapshot::new(Xid(60), vec![]), Lsn(200));
+    let led = of_date.leading_to(of_date.source, &Snapshot::new(Xid(60), vec![]), Lsn(200));
     assert_eq!(led.snapshots().count(), 1);
 }
 
@@ -193,7 +201,8 @@ fn what_is_no_cursor_of_this_version_is_told_from_one_of_a_later() {
 #[test]
 fn the_longest_cursor_is_read_and_none_that_is_longer() {
     let with_key = |bytes: usize| {
-        let mut cursor = cursor().leading_to(&Snapshot::nothing(), Lsn(0));
+        let mut cursor = cursor();
+        cursor = cursor.leading_to(cursor.source, &Snapshot::nothing(), Lsn(0));
         if let Some(pull) = &mut cursor.pull {
             let key = (0..4).map(|place| "k".repeat((bytes + place) / 4)).collect();
             pull.position.after = Some(After { order: 0, key });

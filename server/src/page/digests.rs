@@ -258,7 +258,9 @@ impl OpenDigests {
         let moment = &self.page.moment;
         match &self.asked.since {
             Since::Cursor(cursor) => Trailer {
-                next: cursor.leading_to(&moment.snapshot, moment.stands_on()).encode(),
+                next: cursor
+                    .leading_to(moment.source, &moment.snapshot, moment.stands_on())
+                    .encode(),
                 last_sync_date: cursor.last_sync_date,
                 more: true,
                 ..trailer
