@@ -139,8 +139,13 @@ pub enum Error {
     #[error("the server keeps announcing more pages, and none of them brings the pull on")]
     Stalled,
     /// A cursor cannot be served; the pull begins anew by itself.
-    #[error("the server cannot serve the cursor ({0:?})")]
-    Resync(Option<ResyncReason>),
+    #[error("the server cannot serve the cursor ({reason:?})")]
+    Resync {
+        /// Why not, where the server said it.
+        reason: Option<ResyncReason>,
+        /// Whether it may serve an earlier one.
+        earlier: bool,
+    },
     /// The store stands where it cannot be compared with its source.
     #[error("the store cannot be compared: {reason}; `highwater pull` first")]
     PullFirst {

@@ -17,11 +17,16 @@ use highwater_shared::EntityName;
 
 use crate::sync_helper::{Cursor, State, SyncHelper};
 
+/// The most bytes of cursors that go along with the one that is gone on from: an address has 64 KiB.
+const HELD_BYTES_MAX: usize = 3 * 1024;
+
 /// What to ask the server for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ask {
     /// The cursor to go on from; `None` begins anew.
     pub(crate) since: Option<Cursor>,
+    /// Later cursors that entities stand at which go on from it. Whoever lacks what these have seen cannot answer.
+    pub(crate) held: Vec<Cursor>,
     /// The entities to name; `None` asks for all that the caller may read.
     pub(crate) entities: Option<Vec<EntityName>>,
     /// How long the server may hold the request while nothing is new.
@@ -35,6 +40,7 @@ impl Ask {
     pub(crate) fn anew(wanted: Option<&[EntityName]>) -> Self {
         Self {
             since: None,
+            held: Vec::new(),
             entities: wanted.map(<[EntityName]>::to_vec),
             wait: Duration::ZERO,
             whole: true,
@@ -61,15 +67,17 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
         Some(wanted) => names.extend(wanted),
         None => names.extend(base.covers.iter()),
     }
+    let mut held: BTreeSet<&Cursor> = BTreeSet::new();
     let (held_back, asked): (Vec<&EntityName>, Vec<&EntityName>) = names.into_iter().partition(|name| {
         base.covers.contains(name)
-            && !standing
-                .iter()
-                .any(|helper| helper.entity == **name && may_join(helper, base))
+            && !standing.iter().any(|helper| {
+                helper.entity == **name && may_join(helper, base) && is_held(helper, base, &mut held)
+            })
     });
     let whole = held_back.is_empty();
     Ask {
         since: base.cursor.clone(),
+        held: held.into_iter().cloned().collect(),
         entities: if whole {
             wanted.map(<[EntityName]>::to_vec)
         } else {
@@ -102,6 +110,19 @@ fn may_join(helper: &SyncHelper, base: &SyncHelper) -> bool {
     helper.cursor.is_some() && has_whole_rows && has_seen_as_much && base.covers.contains(&helper.entity)
 }
 
+/// Puts the cursor of an entity that joins another among those that are held, where there is room for it.
+fn is_held<'a>(helper: &'a SyncHelper, base: &SyncHelper, held: &mut BTreeSet<&'a Cursor>) -> bool {
+    let Some(cursor) = helper.cursor.as_ref().filter(|_| helper.cursor != base.cursor) else {
+        return true;
+    };
+    let bytes: usize = held.iter().map(|held| held.as_str().len()).sum();
+    if !held.contains(cursor) && bytes + cursor.as_str().len() > HELD_BYTES_MAX {
+        return false;
+    }
+    held.insert(cursor);
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +150,7 @@ mod tests {
     fn ask(since: Option<&str>, entities: Option<&[&str]>, whole: bool) -> Ask {
         Ask {
             since: since.map(Cursor::new),
+            held: Vec::new(),
             entities: entities.map(names),
             wait: Duration::ZERO,
             whole,
@@ -163,7 +185,20 @@ mod tests {
     #[test]
     fn entities_pulled_apart_join_at_the_older_cursor_that_covers_them() {
         let store = [at("a", 5, &["a"]), at("b", 3, &["a", "b"])];
-        assert_eq!(next_ask(None, &store), ask(Some("c3"), None, true));
+        let joined = Ask {
+            held: vec![Cursor::new("c5")],
+            ..ask(Some("c3"), None, true)
+        };
+        assert_eq!(next_ask(None, &store), joined);
+    }
+
+    #[test]
+    fn cursors_that_fit_no_address_are_not_joined() {
+        let mut long = at("a", 5, &["a"]);
+        long.cursor = Some(Cursor::new("c".repeat(HELD_BYTES_MAX + 1)));
+        let store = [long, at("b", 3, &["a", "b"]), at("z", 3, &["a", "b", "z"])];
+        let first = next_ask(None, &store);
+        assert_eq!(first, ask(Some("c3"), Some(&["b", "z"]), false));
     }
 
     #[test]

@@ -57,8 +57,11 @@ pub(crate) struct Answer<B> {
 pub(crate) enum Outcome<B> {
     /// A page begins.
     Page(B),
-    /// The cursor cannot be served; ask again without one.
-    Resync(Option<ResyncReason>),
+    /// The cursor cannot be served; ask again without one, or with an earlier one where that may be served.
+    Resync {
+        reason: Option<ResyncReason>,
+        earlier: bool,
+    },
 }
 
 /// Keeps the entities' rows and the SyncHelper rows; in SQLite, or in a simulation.
@@ -85,10 +88,19 @@ pub(crate) trait Replica: Sync {
 pub(crate) trait Shortcut: Sync {
     /// What was changed; the pull goes on from the cursor that comes with it. `None` where every entity is to
     /// begin anew instead, and nothing was changed.
-    fn take<'a>(&'a self, scope_changed: bool, meter: &'a Meter) -> Taking<'a>;
+    fn take<'a>(&'a self, refused: Refused, meter: &'a Meter) -> Taking<'a>;
 
     /// An entity with so many rows, or more, is compared rather than begun anew.
     fn rows_min(&self) -> u64;
+}
+
+/// How the server refused the cursor of a store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refused {
+    /// Whether what the caller may see has changed.
+    pub(crate) scope_changed: bool,
+    /// Whether an earlier cursor may be served.
+    pub(crate) earlier: bool,
 }
 
 /// A shortcut while it is taken.
@@ -224,7 +236,8 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             } else {
                 next_ask(self.wanted, &helpers)
             };
-            if ask.whole && course.report.pages == 0 {
+            // Who is to be brought together with others waits for nothing.
+            if ask.whole && ask.held.is_empty() && course.report.pages == 0 {
                 ask.wait = self.wait;
             }
             let whole = ask.whole;
@@ -258,7 +271,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
         }
         let body = match answer.outcome {
             Outcome::Page(body) => body,
-            Outcome::Resync(reason) => return Err(Error::Resync(reason)),
+            Outcome::Resync { reason, earlier } => return Err(Error::Resync { reason, earlier }),
         };
         let order = Order {
             ask: ask.clone(),
@@ -303,15 +316,15 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
     async fn recover(&self, error: Error, ask: &Ask, course: &mut Course) -> Result<(), Error> {
         course.meter.set_rows(course.report.rows + course.report.deleted);
         match &error {
-            Error::Resync(reason) if ask.since.is_some() => {
+            Error::Resync { reason, earlier } if ask.since.is_some() => {
                 let (reason, delay) = (*reason, self.resyncs.delay());
                 (self.observer)(Event::Resync { reason, delay });
                 self.pause(delay).await?;
                 course.scope_changed |= reason == Some(ResyncReason::ScopeChanged);
-                course.anew = !self.cut_short(course).await?;
+                course.anew = !self.cut_short(*earlier, course).await?;
             }
             // Where that does not help, it begins anew in the next attempt.
-            Error::BeginsAnew { .. } => drop(self.cut_short(course).await?),
+            Error::BeginsAnew { .. } => drop(self.cut_short(false, course).await?),
             // The question named entities of the store to leave others out; one of them is no
             // longer served. All begin anew then, with what is served now.
             Error::Refused {
@@ -333,14 +346,18 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
 
     /// Brings the store to the source as it is now by what differs. Tells whether the next question is to
     /// be asked with the cursor of the store.
-    async fn cut_short(&self, course: &mut Course) -> Result<bool, Error> {
+    async fn cut_short(&self, earlier: bool, course: &mut Course) -> Result<bool, Error> {
         let Some(shortcut) = self.shortcut.filter(|_| course.may_cut_short) else {
             return Ok(false);
+        };
+        let refused = Refused {
+            scope_changed: course.scope_changed,
+            earlier,
         };
         let taken = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Error::Stopped),
-            taken = shortcut.take(course.scope_changed, &course.meter) => taken,
+            taken = shortcut.take(refused, &course.meter) => taken,
         };
         // The rows that were looked at have not come.
         course.meter.set_rows(course.report.rows + course.report.deleted);

@@ -232,7 +232,7 @@ impl HttpRemote {
             })
         } else {
             match self.refused(response).await {
-                Error::Resync(reason) => Outcome::Resync(reason),
+                Error::Resync { reason, earlier } => Outcome::Resync { reason, earlier },
                 error => return Err(error),
             }
         };
@@ -256,7 +256,10 @@ impl HttpRemote {
             return self.unauthenticated(problem.ok());
         }
         match problem {
-            Ok(problem) if problem.code == Code::ResyncRequired => Error::Resync(problem.reason),
+            Ok(problem) if problem.code == Code::ResyncRequired => Error::Resync {
+                reason: problem.reason,
+                earlier: problem.earlier,
+            },
             Ok(problem) => Error::Refused {
                 status: status.as_u16(),
                 code: Some(problem.code),
@@ -327,6 +330,9 @@ impl Remote for HttpRemote {
             let mut query = url.query_pairs_mut();
             if let Some(since) = &ask.since {
                 query.append_pair("since", since.as_str());
+            }
+            for held in &ask.held {
+                query.append_pair("held", held.as_str());
             }
             for entity in ask.entities.iter().flatten() {
                 query.append_pair("entity", entity.as_str());

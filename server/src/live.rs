@@ -56,9 +56,11 @@ pub async fn answer(
             }
             _ => Limits::default(),
         };
+        // What the watcher knows and what others asked for says nothing of other cursors.
+        let can_share = request.held.is_empty();
         let known = match &view {
-            Some(view) => view.nothing_new(&request, &limits, &watcher.samples)?,
-            None => None,
+            Some(view) if can_share => view.nothing_new(&request, &limits, &watcher.samples)?,
+            _ => None,
         };
         if let Some(page) = known {
             if is_over {
@@ -66,8 +68,8 @@ pub async fn answer(
             }
         } else {
             let shared = match &view {
-                Some(view) => Box::pin(pages.get(node, watcher, &request, view, &limits)).await,
-                None => None,
+                Some(view) if can_share => Box::pin(pages.get(node, watcher, &request, view, &limits)).await,
+                _ => None,
             };
             match shared {
                 Some(Handed::UnderWay(pieces)) => return Ok(Answer::UnderWay(pieces)),

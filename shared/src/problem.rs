@@ -21,6 +21,12 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub reason: Option<ResyncReason>,
+    /// With `source_changed`: whether a cursor from before the source changed may still be served, since it is known
+    /// where the history of this one ended and the present one began. An earlier cursor that is served tells what
+    /// the source has done since; what the caller has done since is to be undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub earlier: bool,
 }
 
 /// What went wrong, as a program reads it.

@@ -68,6 +68,34 @@ pub async fn caught_up(primary: &PgPool, standby: &PgPool) {
     .await;
 }
 
+/// Lets a standby have all that its primary has written by now, and nothing from here on.
+///
+/// # Panics
+///
+/// When that takes more than a minute, or one of the two cannot be asked.
+pub async fn cut_off(primary: &PgPool, standby: &PgPool) {
+    caught_up(primary, standby).await;
+    for statement in [
+        "alter system set primary_conninfo = ''",
+        "select pg_reload_conf()",
+    ] {
+        let done = sqlx::raw_sql(statement).execute(standby).await;
+        done.expect("a standby of our own");
+    }
+    until(standby, "select not exists (select from pg_stat_wal_receiver)").await;
+}
+
+/// Makes a standby the primary.
+///
+/// # Panics
+///
+/// When it is none within a minute.
+pub async fn promote(standby: &PgPool) {
+    let asked = sqlx::raw_sql("select pg_promote()").execute(standby).await;
+    asked.expect("a standby of our own");
+    until(standby, "select not pg_is_in_recovery()").await;
+}
+
 /// The seed that `HIGHWATER_SEED` gives, else any. A test prints it, so that it can be given again.
 pub fn seed() -> u64 {
     let given = std::env::var("HIGHWATER_SEED").ok();

@@ -72,7 +72,7 @@ mod terminal;
 
 pub use chromium::{Chromium, Screen};
 pub use cluster::{Cluster, Profile, free_port};
-pub use conditions::{caught_up, seed, until, until_told};
+pub use conditions::{caught_up, cut_off, promote, seed, until, until_told};
 pub use copy::{Copy, Rows, live_rows};
 pub use database::Database;
 pub use disk::{Disk, bound_by_rights};

@@ -15,7 +15,7 @@ impl Error {
             Self::Refused { code: Some(code), .. } => code.name(),
             Self::Refused { code: None, .. } => "refused",
             Self::Unauthenticated { .. } => Code::Unauthenticated.name(),
-            Self::Resync(_) => Code::ResyncRequired.name(),
+            Self::Resync { .. } => Code::ResyncRequired.name(),
             Self::ServerAddress { .. } => "server_address",
             Self::Token | Self::TokenFile { .. } | Self::TokenOverHttp { .. } => "token",
             Self::CaCert { .. } => "ca_cert",

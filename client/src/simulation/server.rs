@@ -1,7 +1,7 @@
 //! A server before the model of the source: it answers, breaks off, refuses, or lets the client
 //! die, while somebody writes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,14 +11,17 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::source::Source;
-use super::{ENTITIES, VirtualClock};
+use super::{ENTITIES, VirtualClock, seen};
 use crate::error::Error;
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
-use crate::sync_helper::SourceId;
+use crate::sync_helper::{Cursor, SourceId};
 
 /// Bytes of a chunk, small enough that pages are cut within every part of theirs.
 const CHUNK_BYTES: usize = 97;
+
+/// A promotion loses fewer commits than this.
+const LOST_MAX: u64 = 12;
 
 const YEAR_SECONDS: i64 = 365 * 24 * 3_600;
 
@@ -42,23 +45,33 @@ pub(super) enum Fault {
     Crash,
 }
 
+/// What has happened in a world, for who tells what must be from what need not.
+#[derive(Default)]
+pub(super) struct Happened {
+    /// Whether an answer was given again since the pull began, which may be of the time before it.
+    pub(super) repetition: bool,
+    /// Whether the store was told since then that what the caller may see has changed.
+    pub(super) change_of_scope: bool,
+    /// Whether the store ever went on from a cursor of its past.
+    pub(super) way_back: bool,
+}
+
 pub(super) struct World {
     pub(super) source: Source,
     pub(super) rng: StdRng,
     /// The last answer to a question that went on from a cursor.
     pub(super) answered: Option<(Ask, Bytes)>,
-    /// Whether one was given again since the pull began, which may be of the time before it.
-    pub(super) has_repeated: bool,
-    /// Whether the store was told since then that what the caller may see has changed.
-    pub(super) has_changed_scope: bool,
+    pub(super) happened: Happened,
     pub(super) faults_per_mille: u32,
     pub(super) writes_per_mille: u32,
     /// Whether to tell the whole course, for a single seed.
     pub(super) is_told: bool,
     /// How far servers may be behind, in commits.
     pub(super) lag_max: u64,
-    /// The commit that the cursor of each entity of the store asks a node to have replayed.
-    pub(super) replayed: BTreeMap<EntityName, u64>,
+    /// Whether tables stay as they are, so that no entity begins anew.
+    pub(super) is_calm: bool,
+    /// Whether servers know where earlier timelines ended.
+    pub(super) reads_history: bool,
     /// Writes until the next pull: who writes faster than the client reads is never caught up with.
     pub(super) writes_left: u32,
 }
@@ -100,6 +113,7 @@ impl Remote for SimulatedServer {
         world.write();
         let fault = world.fault();
         let source = SourceId::new(world.source.id.as_str());
+        let is_lost = ask.since.iter().chain(&ask.held).any(|cursor| !world.has(cursor));
         match fault {
             Fault::Refused => return Err(refused(503, Code::Unavailable)),
             Fault::Unreachable => {
@@ -111,33 +125,43 @@ impl Remote for SimulatedServer {
             }
             Fault::Crash => return Err(crash()),
             Fault::Gone(reason) if ask.since.is_some() => {
-                world.has_changed_scope |= reason == Some(ResyncReason::ScopeChanged);
+                world.happened.change_of_scope |= reason == Some(ResyncReason::ScopeChanged);
                 return Ok(Answer {
                     source,
-                    outcome: Outcome::Resync(reason),
+                    outcome: Outcome::Resync {
+                        reason,
+                        earlier: false,
+                    },
                 });
             }
             Fault::Late(seconds) => self.clock.pass(Duration::from_secs(seconds)),
             Fault::ClockSet(seconds) => self.clock.set(seconds),
             _ => {}
         }
+        if is_lost {
+            return Ok(Answer {
+                source,
+                outcome: Outcome::Resync {
+                    reason: Some(ResyncReason::SourceChanged),
+                    earlier: world.reads_history,
+                },
+            });
+        }
         let limit = world.rng.random_range(1..8);
         let lag_max = world.lag_max;
         let lag = world.rng.random_range(0..=lag_max);
-        // Entities that join at an older cursor stand exactly where the others do only if the
-        // node has seen what they have; a cursor of theirs alone would say so.
-        let is_asked = |entity: &EntityName| ask.entities.as_ref().is_none_or(|asked| asked.contains(entity));
-        let replayed = world.replayed.iter().filter(|(entity, _)| is_asked(entity));
-        let floor = replayed
-            .filter(|_| ask.since.is_some())
-            .map(|(_, commit)| *commit)
+        // A node that lags behind what a cursor has seen lets the caller wait until it has that.
+        let floor = ask
+            .held
+            .iter()
+            .map(|cursor| seen(cursor).replayed)
             .max()
             .unwrap_or(0);
         let at = world.source.now().saturating_sub(lag).max(floor);
         let page = match &world.answered {
             Some((asked, page)) if asked == ask && matches!(fault, Fault::Repeated) => {
                 let page = page.clone();
-                world.has_repeated = true;
+                world.happened.repetition = true;
                 page
             }
             _ => world
@@ -164,6 +188,20 @@ impl Remote for SimulatedServer {
 }
 
 impl World {
+    /// Whether a cursor can be served after all promotions.
+    pub(super) fn has(&self, cursor: &Cursor) -> bool {
+        let seen = seen(cursor);
+        self.source.has(&seen) && (self.reads_history || seen.is_of(self.source.timeline()))
+    }
+
+    /// The primary is lost, and a standby that lagged takes over.
+    fn promote(&mut self) {
+        let lost = self.rng.random_range(0..LOST_MAX);
+        self.source.promote(self.source.now().saturating_sub(lost));
+        // Answers of the primary are gone with it.
+        self.answered = None;
+    }
+
     pub(super) fn fault(&mut self) -> Fault {
         if !self.rng.random_ratio(self.faults_per_mille, 1000) {
             return Fault::None;
@@ -193,13 +231,15 @@ impl World {
             self.writes_left -= 1;
             let entity = EntityName::new(ENTITIES[self.rng.random_range(0..ENTITIES.len())]);
             let key = self.rng.random_range(0..12);
-            match self.rng.random_range(0..60) {
+            let kinds = if self.is_calm { 6..40 } else { 0..60 };
+            match self.rng.random_range(kinds) {
                 0 => self.source.truncate(&entity),
                 1 => self.source.enable(&entity),
                 2 => self.source.disable(&entity),
                 3 | 4 => self.source.purge(&entity),
                 5 => self.source.alter(&entity),
-                6..25 => self.source.delete(&entity, key),
+                6 | 7 => self.promote(),
+                8..24 => self.source.delete(&entity, key),
                 _ => self.source.upsert(&entity, key),
             }
         }

@@ -8,14 +8,14 @@ use highwater_shared::{EntityName, Trailer};
 use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot};
 
-use super::server::{Fault, SimulatedServer, crash, cut};
-use super::source::{Entity, Seen, header, timestamp, upsert_line};
-use super::{MemoryStore, Observed};
+use super::server::{Fault, SimulatedServer, World, crash, cut};
+use super::source::{Entity, Seen, Source, header, timestamp, upsert_line};
+use super::{MemoryStore, Observed, seen};
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
 use crate::meter::Meter;
-use crate::pull::{Shortcut, Taking, Writing};
-use crate::store::{Mending, MendingPiece, Standing, Store};
+use crate::pull::{Refused, Shortcut, Taking, Writing};
+use crate::store::{KeysOf, Mending, MendingPiece, MovesFrom, PastCursor, Standing, Store};
 use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 
 /// An entity with so many rows is compared.
@@ -30,6 +30,7 @@ pub(crate) trait Movable: Sync {
         &self,
         cursor: Cursor,
         source: SourceId,
+        from: MovesFrom,
         schemas: BTreeMap<EntityName, u64>,
         differences: BTreeMap<EntityName, Differences>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
@@ -40,6 +41,7 @@ impl Movable for Store {
         &self,
         cursor: Cursor,
         source: SourceId,
+        from: MovesFrom,
         schemas: BTreeMap<EntityName, u64>,
         differences: BTreeMap<EntityName, Differences>,
     ) -> Result<(), Error> {
@@ -79,6 +81,7 @@ impl Movable for Store {
                 cursor,
                 entities: schemas.into_keys().collect(),
                 source,
+                from,
             },
         };
         let (sender, receiver) = mpsc::channel(3);
@@ -100,9 +103,17 @@ pub(super) struct SimulatedShortcut<'a, S> {
     pub(super) wanted: Option<&'a [EntityName]>,
 }
 
+/// Where a store may go on from.
+struct Way {
+    seen: Seen,
+    from: MovesFrom,
+    /// The rows that can differ; `None` for all.
+    written: Option<KeysOf>,
+}
+
 impl<S: Observed + Movable> Shortcut for SimulatedShortcut<'_, S> {
-    fn take<'a>(&'a self, _: bool, _: &'a Meter) -> Taking<'a> {
-        Box::pin(self.run())
+    fn take<'a>(&'a self, refused: Refused, _: &'a Meter) -> Taking<'a> {
+        Box::pin(self.run(refused.earlier))
     }
 
     fn rows_min(&self) -> u64 {
@@ -111,7 +122,7 @@ impl<S: Observed + Movable> Shortcut for SimulatedShortcut<'_, S> {
 }
 
 impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
-    async fn run(&self) -> Result<Option<PageApplied>, Error> {
+    async fn run(&self, earlier: bool) -> Result<Option<PageApplied>, Error> {
         let helpers: Vec<SyncHelper> = self
             .store
             .helpers_now()
@@ -123,40 +134,42 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
             .collect();
         let is_whole =
             |helper: &SyncHelper| helper.complete && matches!(helper.state, State::Current | State::Pulling);
-        let found = {
+        let (way, source, schemas, differences) = {
             let mut world = self.server.world();
             let declines = world.rng.random_ratio(1, 4);
             let all_there = self.wanted.is_none_or(|wanted| wanted.len() == helpers.len());
             if declines || helpers.is_empty() || !all_there || !helpers.iter().all(is_whole) {
                 return Ok(None);
             }
-            let then = world.source.now();
+            let (then, timeline) = (world.source.now(), world.source.timeline());
             world.write();
             match world.fault() {
-                Fault::None => {}
+                Fault::None if timeline == world.source.timeline() => {}
                 Fault::Crash | Fault::CrashAt(_) => return Err(crash()),
                 _ => return Err(cut()),
             }
-            let Some((schemas, differences)) = self.differences(&world.source, then, &helpers) else {
+            let past = if earlier {
+                self.store.past_now()
+            } else {
+                Vec::new()
+            };
+            let mut ways = ways(past, &world);
+            ways.extend(now(then, &world.source, &helpers));
+            let found = ways.into_iter().find_map(|way| {
+                let (schemas, differences) = self.differences(&world.source, &way, &helpers)?;
+                Some((way, schemas, differences))
+            });
+            let Some((way, schemas, differences)) = found else {
                 return Ok(None);
             };
-            let incarnations = helpers.iter().map(|helper| {
-                let entity = &world.source.entities_at(then)[&helper.entity];
-                (helper.entity.clone(), entity.incarnation)
-            });
-            let seen = Seen::all_at(then, world.source.now(), incarnations);
-            (
-                seen,
-                SourceId::new(world.source.id.as_str()),
-                schemas,
-                differences,
-            )
+            world.happened.way_back |= matches!(way.from, MovesFrom::Past(_));
+            let source = SourceId::new(world.source.id.as_str());
+            (way, source, schemas, differences)
         };
-        let (seen, source, schemas, differences) = found;
-        let cursor = Cursor::new(serde_json::to_string(&seen).expect("a cursor"));
+        let cursor = Cursor::new(serde_json::to_string(&way.seen).expect("a cursor"));
         let entities = schemas.keys().cloned().map(EntityApplied::new).collect();
         self.store
-            .move_to(cursor.clone(), source, schemas, differences)
+            .move_to(cursor.clone(), source, way.from, schemas, differences)
             .await?;
         Ok(Some(PageApplied {
             cursor,
@@ -172,25 +185,32 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
     /// cannot be compared.
     fn differences(
         &self,
-        source: &super::Source,
-        then: u64,
+        source: &Source,
+        way: &Way,
         helpers: &[SyncHelper],
     ) -> Option<(BTreeMap<EntityName, u64>, BTreeMap<EntityName, Differences>)> {
         let (mut schemas, mut differences) = (BTreeMap::new(), BTreeMap::new());
+        let then = way.seen.commit;
+        let covered: BTreeMap<EntityName, u64> = way.seen.covered().collect();
         for helper in helpers {
             let name = &helper.entity;
             let right = source.entities_at(then).get(name)?;
             let now = source.entities_at(source.now()).get(name)?;
-            let is_same =
-                now.incarnation == right.incarnation && now.schema == right.schema && now.purged <= then;
+            let is_same = covered.get(name) == Some(&now.incarnation)
+                && now.schema == right.schema
+                && now.purged <= then;
             if !is_same || self.store.schema_now(name)? != right.schema {
                 return None;
             }
             schemas.insert(name.clone(), right.schema);
-            differences.insert(
-                name.clone(),
-                self.of_entity(name, right, &changed_since(now, then)),
-            );
+            let mut of_entity = self.of_entity(name, right, &changed_since(now, then));
+            if let Some(written) = &way.written {
+                of_entity.retain(|key, _| {
+                    let keys = written.get(name);
+                    keys.is_some_and(|keys| keys.contains(&key.to_string()))
+                });
+            }
+            differences.insert(name.clone(), of_entity);
         }
         Some((schemas, differences))
     }
@@ -211,6 +231,44 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
     }
 }
 
+/// The cursors of a past that are still served, the latest first.
+fn ways(past: Vec<PastCursor>, world: &World) -> Vec<Way> {
+    let mut written = KeysOf::new();
+    let mut ways = Vec::new();
+    for past in past {
+        for (entity, keys) in &past.keys {
+            let of_entity = written.entry(entity.clone()).or_default();
+            of_entity.extend(keys.iter().cloned());
+        }
+        if world.has(&past.cursor) {
+            let seen = seen(&past.cursor);
+            ways.push(Way {
+                seen: Seen::all_at(seen.commit, &world.source, seen.covered()),
+                from: MovesFrom::Past(past),
+                written: Some(written.clone()),
+            });
+        }
+    }
+    ways
+}
+
+/// From the source as it was at a commit just now.
+fn now(then: u64, source: &Source, helpers: &[SyncHelper]) -> Option<Way> {
+    let entities = source.entities_at(then);
+    let incarnations: Option<Vec<(EntityName, u64)>> = helpers
+        .iter()
+        .map(|helper| {
+            let entity = entities.get(&helper.entity)?;
+            Some((helper.entity.clone(), entity.incarnation))
+        })
+        .collect();
+    Some(Way {
+        seen: Seen::all_at(then, source, incarnations?.into_iter()),
+        from: MovesFrom::Now,
+        written: None,
+    })
+}
+
 fn changed_since(entity: &Entity, commit: u64) -> BTreeSet<i64> {
     let written = entity.rows.iter().map(|(key, (at, _))| (*key, *at));
     let gone = entity.tombstones.iter().map(|(key, at)| (*key, *at));
@@ -223,9 +281,11 @@ impl Movable for MemoryStore {
         &self,
         cursor: Cursor,
         source: SourceId,
+        from: MovesFrom,
         schemas: BTreeMap<EntityName, u64>,
         differences: BTreeMap<EntityName, Differences>,
     ) -> Result<(), Error> {
+        assert!(matches!(from, MovesFrom::Now), "it remembers nothing of its past");
         let entities: Vec<EntityName> = schemas.into_keys().collect();
         self.move_now(&cursor, &source, &entities, differences);
         Ok(())

@@ -1,5 +1,6 @@
 //! A model of the source and of exact servers before it: commits are numbered one by one, and a
-//! snapshot is the number of the last commit it sees. A server may sit on a standby that lags.
+//! snapshot is the number of the last commit it sees. A server may sit on a standby that lags, and one that is
+//! promoted loses the commits that had not reached it, whose numbers are given again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,11 +32,14 @@ pub(crate) struct Source {
     entities: BTreeMap<EntityName, Entity>,
     /// What every commit left behind.
     history: Vec<BTreeMap<EntityName, Entity>>,
+    /// The commits at which earlier timelines ended.
+    ends: Vec<u64>,
 }
 
 /// The source as a server sees it.
 struct Node<'a> {
     now: u64,
+    timeline: usize,
     entities: &'a BTreeMap<EntityName, Entity>,
 }
 
@@ -49,6 +53,8 @@ pub(crate) struct Seen {
     /// The newest commit that any page so far was read at. A row that changed after the target
     /// drops out of a page and comes later, so nothing older may answer from then on.
     pub(crate) replayed: u64,
+    /// The timeline that these commits are of.
+    timeline: usize,
     /// Incarnation, and whether the entity's part is a first pull.
     entities: BTreeMap<EntityName, (u64, bool)>,
 }
@@ -117,10 +123,31 @@ impl Source {
         self.commit();
     }
 
+    /// A standby takes over that had replayed this commit.
+    pub(crate) fn promote(&mut self, at: u64) {
+        self.history.truncate(usize::try_from(at).expect("small") + 1);
+        self.entities = self.entities_at(at).clone();
+        self.ends.push(at);
+        self.now = at;
+    }
+
+    /// How many promotions there were.
+    pub(crate) fn timeline(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether all that a cursor has seen was kept.
+    pub(crate) fn has(&self, seen: &Seen) -> bool {
+        self.ends
+            .iter()
+            .skip(seen.timeline)
+            .all(|end| seen.replayed <= *end)
+    }
+
     pub(crate) fn upsert(&mut self, entity: &EntityName, key: i64) {
-        let commit = self.now + 1;
+        let (commit, timeline) = (self.now + 1, self.timeline());
         if let Some(entity) = self.entities.get_mut(entity) {
-            let value = format!("{key}@{commit}");
+            let value = format!("{key}@{timeline}.{commit}");
             entity.rows.insert(key, (commit, value));
             entity.tombstones.remove(&key);
         }
@@ -179,12 +206,14 @@ impl Source {
                 target: None,
                 position: None,
                 replayed: 0,
+                timeline: 0,
                 entities: BTreeMap::new(),
             },
         };
         let now = at.max(seen.replayed);
         let node = Node {
             now,
+            timeline: self.timeline(),
             entities: &self.history[usize::try_from(now).expect("small")],
         };
         node.page(ask, limit, seen)
@@ -192,21 +221,33 @@ impl Source {
 }
 
 impl Seen {
-    /// All that these entities hold at a commit, told by a server that had replayed a later one.
+    /// All that these entities hold at a commit, told by a server that has replayed the latest one.
     pub(super) fn all_at(
         commit: u64,
-        replayed: u64,
+        source: &Source,
         entities: impl Iterator<Item = (EntityName, u64)>,
     ) -> Self {
         Self {
             commit,
             target: None,
             position: None,
-            replayed,
+            replayed: source.now,
+            timeline: source.timeline(),
             entities: entities
                 .map(|(name, incarnation)| (name, (incarnation, false)))
                 .collect(),
         }
+    }
+
+    /// Whether its commits are of this timeline.
+    pub(super) fn is_of(&self, timeline: usize) -> bool {
+        self.timeline == timeline
+    }
+
+    /// The entities that it covers, with their incarnations.
+    pub(super) fn covered(&self) -> impl Iterator<Item = (EntityName, u64)> {
+        let entities = self.entities.iter();
+        entities.map(|(name, (incarnation, _))| (name.clone(), *incarnation))
     }
 }
 
@@ -219,7 +260,7 @@ impl Node<'_> {
         if let Some(unknown) = asked.iter().find(|name| !self.entities.contains_key(*name)) {
             return Err(unknown.clone());
         }
-        seen.replayed = self.now;
+        (seen.replayed, seen.timeline) = (self.now, self.timeline);
         let is_fresh = seen.target.is_none();
         let target = seen.target.unwrap_or(self.now);
         seen.entities.retain(|name, (incarnation, anew)| {

@@ -15,6 +15,7 @@ use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::{Order, PageBody, Replica};
+use crate::store::PastCursor;
 use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 
 #[derive(Debug, Default)]
@@ -90,6 +91,10 @@ impl Observed for MemoryStore {
         let inner = self.inner();
         let fingerprint = &inner.tables.get(entity)?.header.fingerprint;
         fingerprint.strip_prefix("schema-")?.parse().ok()
+    }
+
+    fn past_now(&self) -> Vec<PastCursor> {
+        Vec::new()
     }
 
     fn helpers_now(&self) -> Vec<SyncHelper> {

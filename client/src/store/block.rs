@@ -18,6 +18,8 @@ pub(super) struct BlockWriter<'c> {
     table: String,
     columns: Vec<Column>,
     kinds: Vec<ValueKind>,
+    /// For each column of the key its place in the block's rows.
+    key: Vec<usize>,
     work: Work<'c>,
 }
 
@@ -28,8 +30,6 @@ enum Work<'c> {
 
 /// How a key is taken away.
 struct Deletion<'c> {
-    /// For each column of the key its place in the block's rows.
-    key: Vec<usize>,
     changed_date: Option<usize>,
     reason: Option<usize>,
     delete: CachedStatement<'c>,
@@ -47,7 +47,7 @@ impl<'c> BlockWriter<'c> {
     ) -> Result<Self, Error> {
         let target = target.unwrap_or_else(|| format!("main.{}", quoted(&table.name)));
         let statement = prepare(connection, &header.entity, &table.upsert_sql(&target))?;
-        Ok(Self::new(connection, header, table, Work::Upsert(statement)))
+        Self::new(connection, header, table, Work::Upsert(statement))
     }
 
     /// A writer that takes rows of `table` away, or flags those that were deleted.
@@ -57,17 +57,8 @@ impl<'c> BlockWriter<'c> {
         table: &Table,
         keep: bool,
     ) -> Result<Self, Error> {
-        let place = |name: &str| header.columns.iter().position(|column| column.name == name);
         let role = |role| header.columns.iter().position(|column| column.role == Some(role));
-        let key: Option<Vec<usize>> = table.key().map(|column| place(&column.name)).collect();
-        let Some(key) = key else {
-            return Err(Error::Malformed(format!(
-                "a deletion of {} lacks a part of its key",
-                header.entity
-            )));
-        };
         let deletion = Deletion {
-            key,
             changed_date: role(ColumnRole::ChangedDate),
             reason: role(ColumnRole::Reason),
             delete: prepare(connection, &header.entity, &table.delete_sql())?,
@@ -75,18 +66,41 @@ impl<'c> BlockWriter<'c> {
                 .then(|| prepare(connection, &header.entity, &table.flag_sql()))
                 .transpose()?,
         };
-        Ok(Self::new(connection, header, table, Work::Delete(deletion)))
+        Self::new(connection, header, table, Work::Delete(deletion))
     }
 
-    fn new(connection: &'c Connection, header: BlockHeader, table: &Table, work: Work<'c>) -> Self {
-        Self {
+    fn new(
+        connection: &'c Connection,
+        header: BlockHeader,
+        table: &Table,
+        work: Work<'c>,
+    ) -> Result<Self, Error> {
+        let place = |name: &str| header.columns.iter().position(|column| column.name == name);
+        let key: Option<Vec<usize>> = table.key().map(|column| place(&column.name)).collect();
+        let Some(key) = key else {
+            return Err(Error::Malformed(format!(
+                "a block of {} lacks a part of the key",
+                header.entity
+            )));
+        };
+        Ok(Self {
             connection,
             entity: header.entity,
             table: table.name.clone(),
             kinds: header.columns.iter().map(Column::value_kind).collect(),
             columns: header.columns,
+            key,
             work,
-        }
+        })
+    }
+
+    /// The key of a row of the block, as a line of its own.
+    pub(super) fn key_line(&self, line: &[u8]) -> Vec<u8> {
+        let fields: Vec<Option<&[u8]>> = copy_text::fields(line).collect();
+        let key = self.key.iter().map(|place| fields.get(*place).copied().flatten());
+        key.map(Option::unwrap_or_default)
+            .collect::<Vec<&[u8]>>()
+            .join(&b'\t')
     }
 
     /// What the rows of the block say.
@@ -128,7 +142,7 @@ impl<'c> BlockWriter<'c> {
                 if fields.len() != self.columns.len() {
                     return Err(wrong_width(&self.entity, &self.columns));
                 }
-                deletion.row(&fields, &self.kinds, &self.entity, &self.columns)
+                deletion.row(&fields, &self.key, &self.kinds, &self.entity, &self.columns)
             }
         }
     }
@@ -138,6 +152,7 @@ impl Deletion<'_> {
     fn row(
         &mut self,
         fields: &[Option<&[u8]>],
+        key: &[usize],
         kinds: &[ValueKind],
         entity: &EntityName,
         columns: &[Column],
@@ -152,7 +167,7 @@ impl Deletion<'_> {
             (Some(flag), Some(date)) if !out_of_scope => (flag, Some(date)),
             _ => (&mut self.delete, None),
         };
-        for (index, place) in self.key.iter().copied().chain(date).enumerate() {
+        for (index, place) in key.iter().copied().chain(date).enumerate() {
             let kind = kinds.get(place).copied().unwrap_or(ValueKind::Text);
             let value = value::read(kind, field(place))
                 .map_err(|NotAValue| not_a_value(entity, columns.get(place)))?;

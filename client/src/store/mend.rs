@@ -11,6 +11,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::block::BlockWriter;
+use super::past::{self, PastCursor};
 use super::staged::Staged;
 use super::table::{Purpose, Table};
 use super::{Store, from_page, sync_helpers};
@@ -36,10 +37,20 @@ pub(crate) enum Standing {
     /// Another one, that a pull goes on from; where rows come, the one that comes with the last of them.
     MovesTo {
         cursor: Cursor,
-        /// What it covers.
+        /// The entities that move.
         entities: Vec<EntityName>,
         source: SourceId,
+        from: MovesFrom,
     },
+}
+
+/// Where a cursor leads on from, that a store moves to.
+#[derive(Clone, Debug)]
+pub(crate) enum MovesFrom {
+    /// The source as it is now. It covers the entities that move.
+    Now,
+    /// This cursor of the store's past.
+    Past(PastCursor),
 }
 
 /// What goes from the network to the task that writes: one answer after the other.
@@ -128,9 +139,21 @@ fn write(
         cursor,
         entities,
         source,
+        from,
     } = &mending.standing
     {
-        move_to(connection, last.as_ref().unwrap_or(cursor), entities, source)?;
+        let covers = match from {
+            MovesFrom::Now => {
+                past::forget(connection)?;
+                entities
+            }
+            MovesFrom::Past(past) => {
+                past::go_back(connection, &past.cursor)?;
+                &past.covers
+            }
+        };
+        let cursor = last.as_ref().unwrap_or(cursor);
+        move_to(connection, cursor, entities, covers, source)?;
     }
     transaction.commit()?;
     Ok(counts)
@@ -142,15 +165,17 @@ fn move_to(
     connection: &Connection,
     cursor: &Cursor,
     entities: &[EntityName],
+    covers: &[EntityName],
     source: &SourceId,
 ) -> Result<(), Error> {
+    let covers: Arc<[EntityName]> = Arc::from(covers);
     let mut helpers = sync_helpers::load(connection)?;
     let newest = helpers.values().map(|helper| helper.sequence).max();
     let sequence = newest.unwrap_or(0).saturating_add(1);
     for entity in entities {
         if let Some(helper) = helpers.get_mut(entity) {
             helper.cursor = Some(cursor.clone());
-            helper.covers = Arc::from(entities);
+            helper.covers = Arc::clone(&covers);
             helper.state = State::Pulling;
             helper.sequence = sequence;
             helper.began = sequence;

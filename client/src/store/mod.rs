@@ -3,7 +3,7 @@
 //! [`open`] takes the lock and refuses what is not a store, [`look`] reads beside a writer,
 //! [`schema`] knows the store's own tables, [`page`] applies pages, [`renew`] ends the renewal of an
 //! entity, [`value`] converts. [`view`] is what is compared with the source, [`printed`] converts back for
-//! that, and [`mend`] replaces what was found to be wrong.
+//! that, and [`mend`] replaces what was found to be wrong. [`past`] knows where the store stood before.
 
 mod block;
 #[cfg(any(test, fuzzing))]
@@ -16,6 +16,7 @@ mod no_room;
 mod objects;
 mod open;
 mod page;
+mod past;
 mod printed;
 mod renew;
 mod reset;
@@ -44,10 +45,13 @@ use highwater_shared::{EntityName, PageError, PageParser};
 use tokio::sync::mpsc;
 
 pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
-pub(crate) use self::mend::{Mending, MendingPiece, Standing};
+pub(crate) use self::mend::{Mending, MendingPiece, MovesFrom, Standing};
 use self::open::OpenStore;
 pub(crate) use self::open::{Vacant, beside};
 use self::page::PageWriter;
+pub(crate) use self::past::KeysOf;
+#[cfg(test)]
+pub(crate) use self::past::PastCursor;
 pub use self::reset::{Reset, reset};
 pub use self::row::HeldRow;
 pub(crate) use self::row::{RowLook, look_for};

@@ -7,6 +7,7 @@ use highwater_shared::{BlockHeader, BlockKind, EntityName, PageSink, Trailer};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::block::BlockWriter;
+use super::past::Written;
 use super::renew;
 use super::schema;
 use super::staged::Staged;
@@ -39,6 +40,7 @@ pub(super) struct PageWriter<'c, 'o> {
     staged: Vec<Staged>,
     counts: BTreeMap<EntityName, EntityApplied>,
     deleted: u64,
+    written: Written,
 }
 
 impl PageSink for PageWriter<'_, '_> {
@@ -76,6 +78,9 @@ impl PageSink for PageWriter<'_, '_> {
             return Err(Error::Malformed("a row stands outside of a block".to_owned()));
         };
         let changed = block.row(line)? as u64;
+        if self.written.is_wanted() {
+            self.written.row(&block.entity, &block.key_line(line));
+        }
         self.meter.row();
         let is_delete = block.kind() == BlockKind::Delete;
         self.deleted += u64::from(is_delete);
@@ -107,6 +112,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             staged: Vec::new(),
             counts: BTreeMap::new(),
             deleted: 0,
+            written: Written::default(),
         }
     }
 
@@ -126,6 +132,8 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         if self.order.ask.entities.is_none() {
             self.withdraw(trailer)?;
         }
+        let stands_at = self.stands_at(&next).then_some((&next, &*covers));
+        std::mem::take(&mut self.written).end(self.connection, stands_at)?;
         if let Some(transaction) = self.transaction.take() {
             let checkpoint_pages = if trailer.more {
                 CHECKPOINT_PAGES_BULK
@@ -160,7 +168,19 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         let newest = self.helpers.values().map(|helper| helper.sequence).max();
         self.sequence = newest.unwrap_or(0).saturating_add(1);
         self.expect_resets();
+        self.written = Written::begin(self.connection)?;
         Ok(())
+    }
+
+    /// Whether the whole store stands at a cursor, and can be brought back to it by its rows. Those that are kept
+    /// although they were deleted are at no cursor.
+    fn stands_at(&self, cursor: &Cursor) -> bool {
+        let mut standing = self
+            .helpers
+            .values()
+            .filter(|helper| helper.state != State::Withdrawn);
+        !self.order.keep_deleted
+            && standing.all(|helper| helper.state == State::Current && helper.cursor.as_ref() == Some(cursor))
     }
 
     /// Marks the entities that the server must begin anew, since the cursor does not cover them.
@@ -189,6 +209,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
     fn reset(&mut self, header: &BlockHeader) -> Result<(), Error> {
         let connection = self.connection;
         let sequence = self.sequence;
+        self.written.is_lost();
         let helper = self
             .helpers
             .entry(header.entity.clone())

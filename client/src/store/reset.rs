@@ -11,7 +11,7 @@ use highwater_shared::EntityName;
 use rusqlite::Connection;
 
 use super::open::{self, beside, io_error};
-use super::{no_room, sync_helpers, table};
+use super::{no_room, past, sync_helpers, table};
 use crate::error::Error;
 
 /// What SQLite says before faults in the structure of the file. Without it, it speaks of rows
@@ -70,6 +70,7 @@ pub(super) fn in_place(connection: &mut Connection, entities: &[EntityName]) -> 
         reset.broken.extend(renewed.broken);
         sync_helpers::delete(&transaction, entity)?;
     }
+    past::forget(&transaction)?;
     check_structure(&transaction)?;
     transaction.commit()?;
     Ok(reset)

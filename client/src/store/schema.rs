@@ -37,14 +37,23 @@ const STEPS: &[&str] = &["
         keeps_deleted integer not null default 0,
         unique (entity, purpose)
     ) strict;
+", "
+    -- Cursors that the whole store stood at, the newest last, each with what it covers and what pages have written
+    -- after it, up to the next: a line for each row, with the entity and the key as `COPY` text.
+    create table highwater_past (
+        id integer primary key,
+        cursor text not null,
+        covers text not null,
+        keys text not null default ''
+    ) strict;
 "];
 
 /// The pages of a store's file. A change that stands alone writes a whole one, into the log and then into the
 /// file. Half of SQLite's own size makes that cheaper, and a first pull a little dearer.
 pub(super) const PAGE_BYTES: i64 = 2048;
 
-/// The tables that every version has.
-const OWN_TABLES: [&str; 2] = ["sync_helper", "highwater_table"];
+/// The store's own tables, each with the version that it came with.
+const OWN_TABLES: [(&str, i64); 3] = [("sync_helper", 1), ("highwater_table", 1), ("highwater_past", 2)];
 
 /// The version that this program writes.
 pub(super) fn newest() -> i64 {
@@ -79,7 +88,8 @@ fn climb(connection: &mut Connection, steps: &[&str]) -> Result<(), Error> {
 
 /// One of the store's own tables that somebody has removed.
 pub(super) fn missing_table(connection: &Connection) -> Result<Option<&'static str>, Error> {
-    for table in OWN_TABLES {
+    let version = version(connection)?;
+    for (table, _) in OWN_TABLES.into_iter().filter(|(_, since)| *since <= version) {
         if object_kind(connection, table)?.as_deref() != Some("table") {
             return Ok(Some(table));
         }
@@ -112,6 +122,8 @@ mod tests {
         insert into product values (1, 'Chair'), (2, 'Table');
         create table mine (note text); insert into mine values ('kept');
         create view names as select name from product;
+    ", "
+        insert into highwater_past values (4, 'c0', '[\"product\"]', 'product\t1\n'), (5, 'c1', '[]', '');
     "];
 
     /// Steps that a later version might take.

@@ -34,7 +34,6 @@ pub(super) fn load(connection: &Connection) -> Result<BTreeMap<EntityName, SyncH
 
 /// Writes one SyncHelper, new or changed.
 pub(super) fn save(connection: &Connection, helper: &SyncHelper) -> Result<(), Error> {
-    let covers: Vec<&str> = helper.covers.iter().map(EntityName::as_str).collect();
     connection
         .prepare_cached(
             "insert into sync_helper
@@ -51,7 +50,7 @@ pub(super) fn save(connection: &Connection, helper: &SyncHelper) -> Result<(), E
             helper.cursor.as_ref().map(Cursor::as_str),
             helper.state.as_str(),
             helper.complete,
-            serde_json::Value::from(covers).to_string(),
+            list_of(&helper.covers),
             helper.sequence,
             helper.began,
             helper.source.as_ref().map(SourceId::as_str),
@@ -66,9 +65,19 @@ pub(super) fn delete(connection: &Connection, entity: &EntityName) -> Result<(),
     Ok(())
 }
 
+/// The entities that a cursor covers, as they are written.
+pub(super) fn list_of(covers: &[EntityName]) -> String {
+    let names: Vec<&str> = covers.iter().map(EntityName::as_str).collect();
+    serde_json::Value::from(names).to_string()
+}
+
+/// The entities that a cursor covers, from a column.
+pub(super) fn covers(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<EntityName>> {
+    let covers: String = row.get(column)?;
+    serde_json::from_str(&covers).map_err(|error| unreadable(column, error))
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<SyncHelper> {
-    let covers: String = row.get(5)?;
-    let covers: Vec<EntityName> = serde_json::from_str(&covers).map_err(|error| unreadable(5, error))?;
     let pulled_at: Option<String> = row.get(9)?;
     Ok(SyncHelper {
         entity: EntityName::new(row.get::<_, String>(0)?),
@@ -79,7 +88,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SyncHelper> {
             .parse()
             .map_err(|error: String| unreadable(3, error))?,
         complete: row.get(4)?,
-        covers: covers.into(),
+        covers: covers(row, 5)?.into(),
         sequence: row.get(6)?,
         began: row.get(7)?,
         source: row.get::<_, Option<String>>(8)?.map(SourceId::new),

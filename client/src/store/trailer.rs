@@ -80,6 +80,7 @@ mod tests {
         };
         let ask = Ask {
             since: None,
+            held: Vec::new(),
             entities: None,
             wait: Duration::ZERO,
             whole: true,

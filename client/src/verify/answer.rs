@@ -44,7 +44,7 @@ pub(super) async fn answer(
         }),
         _ => match answer.outcome {
             Outcome::Page(body) => Ok(body),
-            Outcome::Resync(_) => Err(pull_first("the server can no longer serve its cursor".to_owned())),
+            Outcome::Resync { .. } => Err(pull_first("the server can no longer serve its cursor".to_owned())),
         },
     }
 }

@@ -17,7 +17,7 @@ use rusqlite::InterruptHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{answer, blocking, pull_first, receive};
-use super::found::{Depth, EntityVerified, VerifyReport, json_bytes};
+use super::found::{Depth, EntityVerified, VerifyReport, json_bytes, lists};
 use super::patience::Patience;
 use super::question::{Answered, Here, Question, answers};
 use super::received::Received;
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::Event;
 use crate::remote::HttpRemote;
-use crate::store::{Compared, Look, View};
+use crate::store::{Compared, KeysOf, Look, View};
 use crate::sync_helper::{Cursor, SourceId, State, SyncHelper};
 
 /// Bytes of a store's file that a part stands for, so that there are some dozens of rows in it.
@@ -76,19 +76,36 @@ enum Begin<'a> {
     Parts(u32),
     /// The rows that were found to differ.
     Rows(&'a [EntityVerified]),
+    /// The rows that have these keys.
+    Keys(&'a KeysOf),
+}
+
+/// What a comparison is as of.
+#[derive(Clone, Debug)]
+enum AsOf {
+    /// The cursor that entities stand at, and go on from.
+    Cursor(Cursor),
+    /// A cursor of the store's past, that entities are to go on from.
+    Past(Cursor),
+    /// The source as it is now, that entities are to go on from.
+    Now,
 }
 
 impl Begin<'_> {
     fn questions(&self, entity: &EntityName, compared: &Compared) -> Vec<Question> {
-        let found = match self {
+        let (mut lists, mut extra) = match self {
             Self::Parts(bits) => return vec![Question::parts(entity, compared.clone(), *bits, None)],
-            Self::Rows(found) => found.iter().find(|found| found.entity == *entity),
+            Self::Rows(found) => match found.iter().find(|found| found.entity == *entity) {
+                Some(found) => (found.keys(), found.extra_lines()),
+                None => return Vec::new(),
+            },
+            Self::Keys(keys) => {
+                let keys = keys.get(entity).into_iter().flatten();
+                (lists(keys.cloned()), Vec::new())
+            }
         };
-        let Some(found) = found else {
-            return Vec::new();
-        };
-        // What is extra goes with the first list, which is empty where nothing else differs.
-        let (mut lists, mut extra) = (found.keys(), found.extra_lines());
+        // What is extra goes with the first list, which is empty where nothing else differs. An empty one still
+        // asks whether the cursor is served.
         if lists.is_empty() {
             lists.push(Vec::new());
         }
@@ -112,6 +129,34 @@ impl Verification<'_> {
     /// is longer than to fetch all.
     pub(crate) async fn against_now(&self) -> Result<Option<(Cursor, Vec<EntityVerified>)>, Error> {
         let (mut course, _interrupted) = self.look(Look::Now).await?;
+        // Small parts, since some of them do differ.
+        let bits = (bits(course.bytes) + FINER_BITS).min(PARTS_BITS_MAX);
+        self.moving(&mut course, AsOf::Now, &Begin::Parts(bits)).await
+    }
+
+    /// Compares the rows of these keys with the source as this cursor of the store's past has seen it: returns a
+    /// cursor that leads on from there, and what differs. `None` where a store cannot be brought there row by row.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PullFirst`] where the source cannot serve the cursor, or an entity would begin anew after it.
+    pub(crate) async fn against_past(
+        &self,
+        cursor: &Cursor,
+        keys: &KeysOf,
+    ) -> Result<Option<(Cursor, Vec<EntityVerified>)>, Error> {
+        let (mut course, _interrupted) = self.look(Look::Now).await?;
+        self.moving(&mut course, AsOf::Past(cursor.clone()), &Begin::Keys(keys))
+            .await
+    }
+
+    /// Compares a store that is to go on from where it is compared.
+    async fn moving(
+        &self,
+        course: &mut Course,
+        as_of: AsOf,
+        begin: &Begin<'_>,
+    ) -> Result<Option<(Cursor, Vec<EntityVerified>)>, Error> {
         let helpers = locked(&course.view).helpers().to_vec();
         let is_whole =
             |helper: &SyncHelper| helper.complete && matches!(helper.state, State::Current | State::Pulling);
@@ -119,9 +164,7 @@ impl Verification<'_> {
             return Ok(None);
         }
         let entities: Vec<EntityName> = helpers.into_iter().map(|helper| helper.entity).collect();
-        // Small parts, since some of them do differ.
-        let bits = (bits(course.bytes) + FINER_BITS).min(PARTS_BITS_MAX);
-        let found = self.at(&mut course, None, &entities, &Begin::Parts(bits)).await?;
+        let found = self.at(course, as_of, &entities, begin).await?;
         Ok(found.and_then(|found| Some((found.first()?.cursor.clone()?, found))))
     }
 
@@ -142,7 +185,9 @@ impl Verification<'_> {
         let first = again.map_or_else(|| Begin::Parts(bits(course.bytes)), Begin::Rows);
         let mut report = VerifyReport::default();
         for (cursor, entities) in at {
-            let found = self.at(&mut course, Some(cursor), &entities, &first).await?;
+            let found = self
+                .at(&mut course, AsOf::Cursor(cursor), &entities, &first)
+                .await?;
             report.entities.extend(found.into_iter().flatten());
         }
         report.entities.sort_by(|a, b| a.entity.cmp(&b.entity));
@@ -166,17 +211,20 @@ impl Verification<'_> {
         Ok((course, interrupted))
     }
 
-    /// Compares entities that stand at one cursor or, without one, with the source as it is now: then
-    /// `None` is returned where too much differs.
+    /// Compares entities as of one cursor. Where they are to move, `None` is returned if they cannot row by row, or
+    /// if too much differs from the source as it is now.
     async fn at(
         &self,
         course: &mut Course,
-        cursor: Option<Cursor>,
+        as_of: AsOf,
         entities: &[EntityName],
         begin: &Begin<'_>,
     ) -> Result<Option<Vec<EntityVerified>>, Error> {
-        let is_bounded = cursor.is_none();
-        let mut as_of = cursor;
+        let (mut cursor, moves, is_bounded) = match as_of {
+            AsOf::Cursor(cursor) => (Some(cursor), false, false),
+            AsOf::Past(cursor) => (Some(cursor), true, false),
+            AsOf::Now => (None, true, true),
+        };
         let mut found = BTreeMap::new();
         let mut pending = Vec::new();
         for entity in entities {
@@ -186,7 +234,7 @@ impl Verification<'_> {
                 self.depth == Depth::Values,
             );
             let compared = blocking(move || locked(&view).compared(&name, deep)).await?;
-            if is_bounded && compared.keeps_deleted() {
+            if moves && compared.keeps_deleted() {
                 return Ok(None);
             }
             pending.extend(begin.questions(entity, &compared));
@@ -195,10 +243,10 @@ impl Verification<'_> {
         let (mut rows, mut in_differing) = (0, 0);
         while !pending.is_empty() {
             let asked = one_of_each(&mut pending, |question| &question.of);
-            let (here, there) = self.ask(course, as_of.as_ref(), &asked).await?;
-            if is_bounded {
+            let (here, there) = self.ask(course, cursor.as_ref(), &asked).await?;
+            if moves {
                 // It is as of the first answer, and leads to where the last one was given.
-                as_of.clone_from(&there.next);
+                cursor.clone_from(&there.next);
             }
             let view = Arc::clone(&course.view);
             let answered = blocking(move || answers(&locked(&view), asked, here, there)).await?;
@@ -233,7 +281,7 @@ impl Verification<'_> {
         }
         let mut found: Vec<EntityVerified> = found.into_values().collect();
         for found in &mut found {
-            found.cursor.clone_from(&as_of);
+            found.cursor.clone_from(&cursor);
             found.sort();
         }
         Ok(Some(found))

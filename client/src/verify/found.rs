@@ -173,7 +173,7 @@ impl Serialize for RowKey {
 }
 
 /// Cuts keys into lists of a bounded length in JSON. A key that is longer is a list of its own.
-fn lists(keys: impl Iterator<Item = String>) -> Vec<Vec<String>> {
+pub(super) fn lists(keys: impl Iterator<Item = String>) -> Vec<Vec<String>> {
     let mut lists: Vec<Vec<String>> = Vec::new();
     let mut bytes = 0;
     for key in keys {

@@ -23,6 +23,7 @@ mod oracle;
 mod paced;
 mod page;
 mod partitions;
+mod promotion;
 mod python;
 mod random;
 mod reading;

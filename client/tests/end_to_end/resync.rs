@@ -90,7 +90,7 @@ impl Restored {
 }
 
 /// Pulls, and returns what was told of it.
-async fn pulled(url: &str, store: &Path, more: &[&str]) -> Value {
+pub(crate) async fn pulled(url: &str, store: &Path, more: &[&str]) -> Value {
     let mut command = client("pull", store);
     command.args(["--json", "--server", url]).args(more);
     let output = output(command).await;

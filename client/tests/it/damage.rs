@@ -217,7 +217,7 @@ async fn one_entity_of_a_damaged_store_cannot_be_reset_alone() {
 
 #[tokio::test]
 async fn a_store_without_one_of_its_own_tables_is_damaged() {
-    for table in ["sync_helper", "highwater_table"] {
+    for table in ["sync_helper", "highwater_table", "highwater_past"] {
         let place = Place::filled(1).await;
         place.execute(&format!("drop table {table}"));
         for command in ["pull", "run", "status"] {

@@ -137,7 +137,7 @@ async fn a_server_that_says_gone_to_everything_is_given_up() {
     let gone = || Answer::problem(410, "resync_required", Some("source_changed"));
     let fixture = Fixture::new([gone(), gone(), gone()]).await;
     let error = fixture.client().pull().await.expect_err("gone");
-    assert!(matches!(error, Error::Resync(_)), "{error}");
+    assert!(matches!(error, Error::Resync { .. }), "{error}");
     assert_eq!(fixture.server.asked().len(), 1);
 }
 

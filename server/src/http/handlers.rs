@@ -62,6 +62,7 @@ pub(super) async fn changes(
     };
     let request = PageRequest {
         since: parameters.since,
+        held: parameters.held,
         entities: asked,
         caller,
         limit: parameters.limit,

@@ -21,6 +21,8 @@ pub(super) struct Refusal {
     code: Code,
     detail: String,
     reason: Option<ResyncReason>,
+    /// Whether an earlier cursor may do.
+    earlier: bool,
     /// How the caller may say who it is.
     challenge: Option<&'static str>,
     /// The limit that it has reached, where that is still to be counted.
@@ -33,6 +35,7 @@ impl Refusal {
             code,
             detail,
             reason: None,
+            earlier: false,
             challenge: None,
             limit: None,
         }
@@ -61,8 +64,9 @@ impl From<ReadError> for Refusal {
         let detail = error.to_string();
         match error {
             ReadError::UnknownEntity(_) => Self::new(Code::UnknownEntity, detail),
-            ReadError::Resync(reason) => Self {
+            ReadError::Resync { reason, earlier } => Self {
                 reason: Some(reason),
+                earlier,
                 ..Self::new(Code::ResyncRequired, detail)
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
@@ -125,6 +129,7 @@ impl IntoResponse for Refusal {
             code: self.code,
             detail: self.detail,
             reason: self.reason,
+            earlier: self.earlier,
         };
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], body).into_response();

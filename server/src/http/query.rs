@@ -7,6 +7,7 @@ use highwater_shared::{Code, EntityName};
 use url::form_urlencoded;
 
 use super::problem::Refusal;
+use crate::cursor::Cursor;
 use crate::page::{PAGE_ROWS, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
@@ -18,6 +19,8 @@ pub(super) struct Parameters<'q> {
     pub(super) since: Since,
     /// The same as it was written; empty where it was not.
     pub(super) since_text: Cow<'q, str>,
+    /// Other cursors that the caller's rows go by.
+    pub(super) held: Vec<Cursor>,
     pub(super) entities: Option<Vec<EntityName>>,
     pub(super) limit: u64,
     pub(super) wait: Duration,
@@ -28,6 +31,7 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
     let mut parameters = Parameters {
         since: Since::Nothing,
         since_text: Cow::Borrowed(""),
+        held: Vec::new(),
         entities: None,
         limit: PAGE_ROWS.min(page_rows_max),
         wait: Duration::ZERO,
@@ -38,6 +42,7 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
                 parameters.since = since(&value)?;
                 parameters.since_text = value;
             }
+            "held" => parameters.held.push(held(&value)?),
             "entity" => parameters
                 .entities
                 .get_or_insert_default()
@@ -53,6 +58,13 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
 /// Reads a date or a cursor.
 pub(super) fn since(value: &str) -> Result<Since, Refusal> {
     Since::read(value).map_err(|error| Refusal::new(Code::InvalidSince, format!("since: {error}")))
+}
+
+fn held(value: &str) -> Result<Cursor, Refusal> {
+    Cursor::decode(value).map_err(|error| {
+        let detail = format!("held: {error}; send the `next` of a response as it came");
+        Refusal::new(Code::InvalidSince, detail)
+    })
 }
 
 fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {
@@ -126,6 +138,14 @@ mod tests {
             Some("since=0000-01-01T00:00:00Z"),
         ] {
             assert_eq!(parse(query, ROWS_MAX).unwrap().since, Since::Nothing, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_a_cursor() {
+        for query in ["held=soon", "held=", "held=2026-11-22T10:00:00Z"] {
+            let refusal = format!("{:?}", parse(Some(query), ROWS_MAX).unwrap_err());
+            assert!(refusal.contains("held: it is not a cursor"), "{query}: {refusal}");
         }
     }
 

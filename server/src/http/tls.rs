@@ -228,6 +228,7 @@ async fn refuse(stream: &mut TcpStream) -> io::Result<()> {
         code,
         detail: "this address takes TLS only; write https:// in place of http://".to_owned(),
         reason: None,
+        earlier: false,
     };
     let body = serde_json::to_string(&problem)?;
     let answer = format!(

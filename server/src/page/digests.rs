@@ -64,6 +64,7 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
     };
     let request = PageRequest {
         since,
+        held: Vec::new(),
         entities: Asked::These(names),
         caller: asked.caller.clone(),
         limit: 0,

@@ -103,6 +103,8 @@ impl Since {
 pub struct PageRequest {
     /// What the caller has.
     pub since: Since,
+    /// Later cursors that some of its rows go by. Whoever lacks what they have seen cannot answer.
+    pub held: Vec<Cursor>,
     /// The entities wanted.
     pub entities: Asked,
     /// Who asks, and so which rows of them may be seen.
@@ -161,8 +163,13 @@ pub enum ReadError {
     #[error("there is no entity {:?}; GET /entities lists them", .0.as_str())]
     UnknownEntity(EntityName),
     /// 410: the cursor cannot be served.
-    #[error("{}; ask again without since", resync_detail(*.0))]
-    Resync(ResyncReason),
+    #[error("{}; ask again without since", resync_detail(*.reason))]
+    Resync {
+        /// Why not.
+        reason: ResyncReason,
+        /// Whether an earlier one may be: it is known where this one's history ended.
+        earlier: bool,
+    },
     /// 400: the cursor's position is none in this table.
     #[error("since: the cursor's position does not fit the table; ask again without since")]
     BadPosition,

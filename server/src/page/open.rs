@@ -10,7 +10,7 @@ use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
 use super::{Asked, PageRequest, ReadError, Since};
 use crate::caller::Caller;
-use crate::cursor::Seen;
+use crate::cursor::{Cursor, Seen};
 use crate::database::{Connection, LogEnd, Moment, sqlstate};
 use crate::entity::Entity;
 use crate::node::Node;
@@ -113,7 +113,18 @@ async fn begin(
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
     let (since, asked) = (&request.since, &request.entities);
     let (mut look, standing) = stand(connection, node, since, asked, &request.caller).await?;
-    if standing? == Standing::Behind {
+    let mut standing = standing?;
+    for held in &request.held {
+        let evidence = evidence(connection, held, &look.moment).await?;
+        if plan::check_cursor(held, &look.moment, &evidence, &look.limits)? == Standing::Behind {
+            standing = Standing::Behind;
+        }
+    }
+    if standing == Standing::Behind {
+        if !request.held.is_empty() {
+            // There is no one cursor that it could be told to stay at.
+            return Err(ReadError::Unavailable(LAGS.to_owned()));
+        }
         return behind(since, &look.entities).map(Err);
     }
     if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
@@ -138,7 +149,10 @@ pub(super) async fn stand(
     let (seen, covered) = plan::seen(since);
     let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
     let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
-    let evidence = evidence(connection, since, &look.moment).await?;
+    let evidence = match since {
+        Since::Cursor(cursor) => evidence(connection, cursor, &look.moment).await?,
+        Since::Nothing | Since::Date(_) => Evidence::default(),
+    };
     let standing = plan::check(since, &look.moment, &evidence, &look.limits);
     Ok((look, standing))
 }
@@ -289,13 +303,10 @@ async fn look_at(
 /// What the source alone does not tell of a cursor, where that is in question.
 async fn evidence(
     connection: &mut Connection,
-    since: &Since,
+    cursor: &Cursor,
     moment: &Moment,
 ) -> Result<Evidence, sqlx::Error> {
     let mut evidence = Evidence::default();
-    let Since::Cursor(cursor) = since else {
-        return Ok(evidence);
-    };
     let (then, now) = (cursor.source.timeline, moment.source.timeline);
     if then < now {
         evidence.timeline_end = connection.end_of_timeline(now, then).await?;

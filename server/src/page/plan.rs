@@ -98,10 +98,21 @@ pub(crate) fn check(
             "more than {XIDS_IN_FLIGHT_MAX} transactions are in flight; try again when some have ended"
         )));
     }
-    let Since::Cursor(cursor) = since else {
-        return Ok(Standing::Level);
-    };
-    let another = Err(ReadError::Resync(ResyncReason::SourceChanged));
+    match since {
+        Since::Cursor(cursor) => check_cursor(cursor, moment, evidence, limits),
+        Since::Nothing | Since::Date(_) => Ok(Standing::Level),
+    }
+}
+
+/// Refuses a cursor that this database can never serve.
+pub(super) fn check_cursor(
+    cursor: &Cursor,
+    moment: &Moment,
+    evidence: &Evidence,
+    limits: &Limits,
+) -> Result<Standing, ReadError> {
+    let resync = |reason, earlier| Err(ReadError::Resync { reason, earlier });
+    let another = resync(ResyncReason::SourceChanged, false);
     let source = Source {
         timeline: moment.source.timeline,
         ..cursor.source
@@ -110,13 +121,17 @@ pub(crate) fn check(
         return another;
     }
     if cursor.scope != limits.hash(cursor.entities()) {
-        return Err(ReadError::Resync(ResyncReason::ScopeChanged));
+        return resync(ResyncReason::ScopeChanged, false);
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });
     match cursor.source.timeline.cmp(&moment.source.timeline) {
         Ordering::Equal => {}
         // A promotion that kept all that the cursor has seen goes on with the same history.
         Ordering::Less if evidence.timeline_end.is_some_and(|end| cursor.wal < end) => {}
+        // One that lost some of it kept what its holder had seen before.
+        Ordering::Less if evidence.timeline_end.is_some() => {
+            return resync(ResyncReason::SourceChanged, true);
+        }
         // A standby learns late that it follows a promotion.
         Ordering::Greater if is_standby => return Ok(Standing::Behind),
         Ordering::Less | Ordering::Greater => return another,

@@ -66,7 +66,7 @@ async fn begin(
     let resync = match standing {
         Ok(Standing::Level) => None,
         Ok(Standing::Behind) => return Err(ReadError::Unavailable(LAGS.to_owned())),
-        Err(ReadError::Resync(reason)) => Some(reason),
+        Err(ReadError::Resync { reason, .. }) => Some(reason),
         Err(error) => return Err(error),
     };
     match look.entities.iter().find_map(|entity| entity.fault.clone()) {

@@ -25,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
+        held: Vec::new(),
         entities: Asked::All,
         caller: Caller::anyone(),
         limit: PAGE_ROWS,
@@ -100,6 +101,7 @@ async fn a_reader_that_stands_still_is_cut_off() {
 async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
         since: Since::Nothing,
+        held: Vec::new(),
         entities: Asked::All,
         caller: Caller::anyone(),
         limit,

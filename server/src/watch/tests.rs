@@ -104,6 +104,7 @@ async fn who_asks_as_another_did_is_answered_the_same_and_with_the_date_of_now()
         };
         let request = PageRequest {
             since: Since::Cursor(Box::new(cursor)),
+            held: Vec::new(),
             entities: Asked::All,
             caller: Caller::anyone(),
             limit: 1,

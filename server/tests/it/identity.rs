@@ -1,7 +1,7 @@
 //! Which database a cursor belongs to: restores, copies and promotions, with real servers.
 
 use highwater_server::{ServeOptions, admin};
-use highwater_testbed::{Cluster, Profile, until};
+use highwater_testbed::{Cluster, Profile, cut_off, promote};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
@@ -127,24 +127,8 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
     let server = Served::start(&primary_pool).await;
     let mut kept = Copy::default();
     kept.pull(&server, 0).await;
-    let position: String = sqlx::query_scalar("select pg_current_wal_insert_lsn()::text")
-        .fetch_one(&primary_pool)
-        .await
-        .unwrap();
-    until(
-        &standby_pool,
-        &format!("select pg_last_wal_replay_lsn() >= '{position}'::pg_lsn"),
-    )
-    .await;
-
-    // The standby is cut off, and what is shown from here on goes down with the primary.
-    run(&standby_pool, "alter system set primary_conninfo = ''").await;
-    run(&standby_pool, "select pg_reload_conf()").await;
-    until(
-        &standby_pool,
-        "select not exists (select from pg_stat_wal_receiver)",
-    )
-    .await;
+    // What is shown from here on goes down with the primary.
+    cut_off(&primary_pool, &standby_pool).await;
     let mut lost = kept.clone();
     run(&primary_pool, "update product set name = 'lost' where id = 7").await;
     lost.pull(&server, 0).await;
@@ -152,14 +136,18 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
     primary_pool.close().await;
     primary.stop().unwrap();
 
-    sqlx::query("select pg_promote()")
-        .execute(&standby_pool)
-        .await
-        .unwrap();
-    until(&standby_pool, "select not pg_is_in_recovery()").await;
+    promote(&standby_pool).await;
     let mut untold = kept.clone();
+    let [before, after] = [&kept, &lost].map(|copy| copy.since.clone().unwrap());
     let server = Served::start(&standby_pool).await;
     run(&standby_pool, "update product set name = 'new' where id = 8").await;
+    // Rows that go by a lost cursor do not go on from an earlier one, though that is served.
+    let joining = server.get(&format!("/changes?since={before}&held={after}")).await;
+    assert_eq!(joining.status(), 410);
+    let problem: serde_json::Value = joining.json().await.unwrap();
+    assert_eq!(problem["earlier"], true, "{problem}");
+    let nothing_lost = format!("/changes?since={before}&held={before}");
+    assert_eq!(server.get(&nothing_lost).await.status(), 200);
     for (copy, resync) in [(&mut kept, false), (&mut lost, true)] {
         copy.recount();
         assert_eq!(pull_or_resync(copy, &server).await, resync);

@@ -120,6 +120,9 @@ async fn cursors_hold_on_a_standby_and_on_its_primary() {
 async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     let pair = Pair::start(&[]).await;
     pair.caught_up().await;
+    let mut earlier = Copy::default();
+    earlier.pull(&pair.primary.server, 0).await;
+    let earlier = earlier.since.unwrap();
     replay(&pair.standby, "pause").await;
     run(&pair.primary.pool, "update product set name = 'new' where id = 3").await;
     let mut copy = Copy::default();
@@ -133,6 +136,14 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     assert!(names(&page).is_empty());
     assert_eq!(page["lastSyncDate"], copy.last_sync_date);
     assert_eq!(page["entities"], serde_json::json!(["product"]));
+
+    // An earlier cursor it has, but not what the rows go by that are held besides.
+    let joining = format!("/changes?since={earlier}&held={since}");
+    assert_eq!(pair.standby.server.get(&joining).await.status(), 503);
+    let alone = format!("/changes?since={earlier}");
+    assert_eq!(pair.standby.server.get(&alone).await.status(), 200);
+    let joined: Value = pair.primary.server.get(&joining).await.json().await.unwrap();
+    assert_eq!(names(&joined), ["new"]);
 
     // Nor can it say why, of what it has not heard.
     let why = path(Some(&since), "product", "3");

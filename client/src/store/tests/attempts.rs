@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::applied::PageApplied;
 use crate::meter::Meter;
-use crate::pull::Taking;
+use crate::pull::{Refused, Taking};
 
 fn filled() -> Bytes {
     Page::new()
@@ -114,7 +114,7 @@ async fn a_server_that_refuses_a_question_without_a_cursor_is_not_asked_again() 
     let place = Place::new();
     let pulled = pull(&place.open(), [GONE, filled()]).await;
     assert_eq!(pulled.asks.len(), 1);
-    assert!(matches!(pulled.error(), Error::Resync(None)));
+    assert!(matches!(pulled.error(), Error::Resync { reason: None, .. }));
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ impl Declines {
 }
 
 impl Shortcut for Declines {
-    fn take<'a>(&'a self, _: bool, meter: &'a Meter) -> Taking<'a> {
+    fn take<'a>(&'a self, _: Refused, meter: &'a Meter) -> Taking<'a> {
         self.times.fetch_add(1, Ordering::Relaxed);
         // What it looks at is no progress of the pull.
         meter.set_rows(1_000);

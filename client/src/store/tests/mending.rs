@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::applied::EntityApplied;
 use crate::pull::Writing;
-use crate::store::{Mending, MendingPiece, Standing};
+use crate::store::{Mending, MendingPiece, MovesFrom, Standing};
 use crate::sync_helper::Cursor;
 
 /// What is written, and what the store is told besides.
@@ -185,6 +185,7 @@ async fn a_store_moves_to_the_cursor_of_the_last_answer_and_goes_on_from_there()
             cursor: Cursor::new("n0"),
             entities: vec![product(), EntityName::new("unknown")],
             source: SourceId::new("source-2"),
+            from: MovesFrom::Now,
         },
         ..Mend::default()
     };

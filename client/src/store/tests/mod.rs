@@ -7,6 +7,7 @@ mod lines;
 mod mending;
 mod objects;
 mod pages;
+mod past;
 mod refusals;
 mod renewals;
 mod resyncs;
@@ -254,8 +255,14 @@ impl Remote for Script {
         Ok(Answer {
             source: SourceId::new(self.source.as_str()),
             outcome: match page {
-                page if page == GONE => Outcome::Resync(None),
-                page if page == SCOPE_CHANGED => Outcome::Resync(Some(ResyncReason::ScopeChanged)),
+                page if page == GONE => Outcome::Resync {
+                    reason: None,
+                    earlier: false,
+                },
+                page if page == SCOPE_CHANGED => Outcome::Resync {
+                    reason: Some(ResyncReason::ScopeChanged),
+                    earlier: false,
+                },
                 _ => Outcome::Page(Chunks(chunks.into())),
             },
         })

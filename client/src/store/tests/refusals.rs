@@ -77,7 +77,7 @@ fn a_damaged_file_is_told_by_whose_it_was() {
 
 #[test]
 fn a_store_without_one_of_its_own_tables_is_damaged() {
-    for table in ["sync_helper", "highwater_table"] {
+    for table in ["sync_helper", "highwater_table", "highwater_past"] {
         let place = Place::new();
         drop(place.open());
         place.execute(&format!("drop table {table}"));

@@ -59,6 +59,16 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
     );
     operation
         .parameter(query("since", "Absent: everything.", since))
+        .parameter(
+            query(
+                "held",
+                "Later cursors that some of the caller's rows go by, where it goes on from an earlier one: without what \
+                 they have seen there is no answer.",
+                ArrayBuilder::new().items(Ref::from_schema_name("Cursor")),
+            )
+            .style(Some(ParameterStyle::Form))
+            .explode(Some(true)),
+        )
         .parameter(of_entity.style(Some(ParameterStyle::Form)).explode(Some(true)))
         .parameter(query("limit", &more, limit))
         .parameter(query(

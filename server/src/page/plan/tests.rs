@@ -59,7 +59,10 @@ fn cursor() -> Cursor {
 fn said(cursor: Cursor, moment: &Moment, evidence: &Evidence) -> Result<Standing, String> {
     let since = Since::Cursor(Box::new(cursor));
     check(&since, moment, evidence, &Limits::default()).map_err(|error| match error {
-        ReadError::Resync(reason) => format!("{reason:?}"),
+        ReadError::Resync { reason, earlier } => {
+            let or_earlier = if earlier { ", an earlier one may do" } else { "" };
+            format!("{reason:?}{or_earlier}")
+        }
         error => error.to_string(),
     })
 }
@@ -122,7 +125,11 @@ fn a_promotion_keeps_the_cursors_that_lie_before_it() {
         said(earlier(499), &primary(), &promoted_at(500)),
         Ok(Standing::Level)
     );
-    assert_eq!(said(earlier(500), &primary(), &promoted_at(500)), changed());
+    // What it had seen before may still be served, with an earlier cursor.
+    assert_eq!(
+        said(earlier(500), &primary(), &promoted_at(500)),
+        Err("SourceChanged, an earlier one may do".to_owned())
+    );
     // Of a timeline that is not known to belong to this history.
     assert_eq!(plain(earlier(1), &primary()), changed());
 }
