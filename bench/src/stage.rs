@@ -128,6 +128,16 @@ impl Stage {
         })
     }
 
+    /// A standby of this Postgres, which ends when it is dropped, and a database as it is there.
+    pub(crate) async fn standby(&self, database: &Database) -> Result<(Cluster, Database)> {
+        let standby = tokio::task::block_in_place(|| self.cluster.start_standby(Profile::Durable, &[]))?;
+        let (_, name) = database.url.rsplit_once('/').context("a database has a name")?;
+        let url = standby.url(name);
+        let pool = PgPoolOptions::new().max_connections(POOL_CONNECTIONS_MAX);
+        let pool = pool.connect(&url).await?;
+        Ok((standby, Database { url, pool }))
+    }
+
     /// A path for a store that is not there yet.
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join(format!("{}.db", self.number()))

@@ -7,6 +7,7 @@ mod flat_cost;
 mod memory;
 mod nothing_new;
 mod polls;
+mod promotion;
 mod remote;
 mod seed;
 mod server_cpu;
@@ -22,7 +23,7 @@ use crate::outcome::Benchmark;
 use crate::stage::Sizes;
 
 /// All of them.
-pub(crate) const ALL: [Benchmark; 14] = [
+pub(crate) const ALL: [Benchmark; 15] = [
     first_pull::BENCHMARK,
     seed::BENCHMARK,
     small_change::BENCHMARK,
@@ -32,6 +33,7 @@ pub(crate) const ALL: [Benchmark; 14] = [
     polls::BENCHMARK,
     coming_back::BENCHMARK,
     verify::BENCHMARK,
+    promotion::BENCHMARK,
     memory::BENCHMARK,
     server_cpu::BENCHMARK,
     flat_cost::BENCHMARK,

@@ -94,13 +94,16 @@ impl<'c> BlockWriter<'c> {
         })
     }
 
-    /// The key of a row of the block, as a line of its own.
-    pub(super) fn key_line(&self, line: &[u8]) -> Vec<u8> {
-        let fields: Vec<Option<&[u8]>> = copy_text::fields(line).collect();
-        let key = self.key.iter().map(|place| fields.get(*place).copied().flatten());
-        key.map(Option::unwrap_or_default)
-            .collect::<Vec<&[u8]>>()
-            .join(&b'\t')
+    /// Appends the key of a row of the block, as a line of `COPY` text without its end.
+    pub(super) fn key_into(&self, line: &[u8], out: &mut Vec<u8>) {
+        for (number, place) in self.key.iter().enumerate() {
+            if number > 0 {
+                out.push(b'\t');
+            }
+            // A row without one was refused.
+            let field = copy_text::fields(line).nth(*place).flatten();
+            out.extend_from_slice(field.unwrap_or_default());
+        }
     }
 
     /// What the rows of the block say.

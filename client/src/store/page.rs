@@ -78,9 +78,7 @@ impl PageSink for PageWriter<'_, '_> {
             return Err(Error::Malformed("a row stands outside of a block".to_owned()));
         };
         let changed = block.row(line)? as u64;
-        if self.written.is_wanted() {
-            self.written.row(&block.entity, &block.key_line(line));
-        }
+        self.written.row(block, line);
         self.meter.row();
         let is_delete = block.kind() == BlockKind::Delete;
         self.deleted += u64::from(is_delete);

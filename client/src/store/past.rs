@@ -3,15 +3,15 @@
 //!
 //! A source that was promoted or restored may have lost its latest commits, and with them the store's cursor is worth
 //! nothing. An earlier cursor may lie before that point. Then no rows can differ from what that one has seen but
-//! those of the keys since. The replicator of `CouchDB` looks for a common past in the same way, in checkpoints that both
-//! sides keep; here the source has its own in the history of its log, and keeps none for anybody.
+//! those of the keys since. The replicator of `CouchDB` looks for a common past in the same way, in checkpoints that
+//! both sides keep; here the source has its own in the history of its log, and keeps none for anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::str;
 
 use highwater_shared::{EntityName, copy_text};
 use rusqlite::{Connection, params};
 
+use super::block::BlockWriter;
 use super::{Store, sync_helpers};
 use crate::error::Error;
 use crate::sync_helper::Cursor;
@@ -72,21 +72,16 @@ impl Written {
         Ok(Self { keys })
     }
 
-    /// Whether rows are to be told.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.keys.is_some()
-    }
-
-    /// A row with this key, a line of `COPY` text, was written or taken away.
-    pub(super) fn row(&mut self, entity: &EntityName, key: &[u8]) {
+    /// A row of a block was written or taken away.
+    pub(super) fn row(&mut self, block: &BlockWriter<'_>, line: &[u8]) {
         let Some(keys) = &mut self.keys else { return };
-        if str::from_utf8(key).is_err() || keys.len() as u64 > u64::from(KEYS_BYTES_MAX) {
+        if keys.len() as u64 > u64::from(KEYS_BYTES_MAX) {
             self.keys = None;
             return;
         }
-        copy_text::escape_into(entity.as_str().as_bytes(), keys);
+        copy_text::escape_into(block.entity.as_str().as_bytes(), keys);
         keys.push(b'\t');
-        keys.extend_from_slice(key);
+        block.key_into(line, keys);
         keys.push(b'\n');
     }
 
@@ -111,6 +106,7 @@ impl Written {
                     )?
                     .execute([keys])?;
             }
+            // What is no text is the key of no row either.
             None | Some(Err(_)) => forget(connection)?,
         }
         if let Some((cursor, covers)) = stands_at {
