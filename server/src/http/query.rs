@@ -13,6 +13,9 @@ use crate::page::{PAGE_ROWS, Since};
 /// The longest that a caller may ask to be held, in seconds.
 pub(super) const WAIT_SECONDS_MAX: u64 = 60;
 
+/// The most cursors that may be held besides the one that a pull goes on from. Each is looked into by itself.
+const HELD_MAX: usize = 64;
+
 /// The parameters of `GET /changes`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parameters<'q> {
@@ -41,6 +44,10 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
             "since" => {
                 parameters.since = since(&value)?;
                 parameters.since_text = value;
+            }
+            "held" if parameters.held.len() >= HELD_MAX => {
+                let detail = format!("held: more than {HELD_MAX} cursors; ask for fewer entities at once");
+                return Err(Refusal::new(Code::InvalidSince, detail));
             }
             "held" => parameters.held.push(held(&value)?),
             "entity" => parameters
@@ -120,6 +127,10 @@ mod tests {
 
     const ROWS_MAX: u64 = 100_000;
 
+    /// One that a server gave out.
+    const CURSOR: &str =
+        "AbfVrODm3N2Ba6aDASlLiBNt505xn7ICk_o7ib8BAKjkwxUAjAcAAQEBoIPi8bu5sAagg-Lxu7mwBgADaHCM";
+
     #[test]
     fn names_may_be_repeated_and_joined() {
         let parameters = parse(Some("entity=a,b&entity=c%20d&limit=7"), ROWS_MAX).unwrap();
@@ -147,6 +158,12 @@ mod tests {
             let refusal = format!("{:?}", parse(Some(query), ROWS_MAX).unwrap_err());
             assert!(refusal.contains("held: it is not a cursor"), "{query}: {refusal}");
         }
+        let cursor = Cursor::decode(CURSOR).unwrap();
+        let many = |count: usize| vec![format!("held={CURSOR}"); count].join("&");
+        let most = many(HELD_MAX);
+        assert_eq!(parse(Some(&most), ROWS_MAX).unwrap().held, vec![cursor; HELD_MAX]);
+        let refusal = format!("{:?}", parse(Some(&many(HELD_MAX + 1)), ROWS_MAX).unwrap_err());
+        assert!(refusal.contains("held: more than 64 cursors"), "{refusal}");
     }
 
     #[test]
