@@ -6,6 +6,7 @@
 //! highwater-client simulation` runs it alone and tells its course; `HIGHWATER_SEED=3000..90000`
 //! runs many.
 
+mod page;
 mod server;
 mod shortcut;
 mod source;
@@ -23,9 +24,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
+use self::page::{Seen, added_value};
 use self::server::{Happened, SimulatedServer, World};
 use self::shortcut::{Movable, SimulatedShortcut};
-use self::source::{Rows, Seen, Source, added_value};
+use self::source::{Rows, Source};
 use self::store::MemoryStore;
 use crate::error::Error;
 use crate::pull::{Clock, Event, Pull, Replica};
@@ -170,7 +172,7 @@ impl LastLook {
             if is_taken_away && last.is_some_and(|last| last.state != State::Withdrawn) {
                 assert!(is_empty, "{entity} may be none of the caller's business any more");
             }
-            let is_lost = |cursor: &Cursor| !world.source.has(&seen(cursor));
+            let is_lost = |cursor: &Cursor| !seen(cursor).is_kept_by(&world.source);
             if helper.cursor.as_ref().is_some_and(is_lost) {
                 // It is of a history that is another's now, until the next pull.
             } else if helper.state == State::Current {

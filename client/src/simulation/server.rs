@@ -11,7 +11,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::source::Source;
-use super::{ENTITIES, VirtualClock, seen};
+use super::{ENTITIES, VirtualClock, page, seen};
 use crate::error::Error;
 use crate::plan::Ask;
 use crate::pull::{Answer, Outcome, PageBody, Remote};
@@ -164,10 +164,7 @@ impl Remote for SimulatedServer {
                 world.happened.repetition = true;
                 page
             }
-            _ => world
-                .source
-                .page(ask, limit, at)
-                .map_err(|_| refused(404, Code::UnknownEntity))?,
+            _ => page::page(&world.source, ask, limit, at).map_err(|_| refused(404, Code::UnknownEntity))?,
         };
         world.answered = ask.since.is_some().then(|| (ask.clone(), page.clone()));
         if world.is_told {
@@ -191,7 +188,7 @@ impl World {
     /// Whether a cursor can be served after all promotions.
     pub(super) fn has(&self, cursor: &Cursor) -> bool {
         let seen = seen(cursor);
-        self.source.has(&seen) && (self.reads_history || seen.is_of(self.source.timeline()))
+        seen.is_kept_by(&self.source) && (self.reads_history || seen.is_of(self.source.timeline()))
     }
 
     /// The primary is lost, and a standby that lagged takes over.

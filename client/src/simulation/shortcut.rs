@@ -8,8 +8,9 @@ use highwater_shared::{EntityName, Trailer};
 use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot};
 
+use super::page::{Seen, header, timestamp, upsert_line};
 use super::server::{Fault, SimulatedServer, World, crash, cut};
-use super::source::{Entity, Seen, Source, header, timestamp, upsert_line};
+use super::source::{Entity, Source};
 use super::{MemoryStore, Observed, seen};
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;

@@ -1,14 +1,9 @@
-//! A model of the source and of exact servers before it: commits are numbered one by one, and a
-//! snapshot is the number of the last commit it sees. A server may sit on a standby that lags, and one that is
-//! promoted loses the commits that had not reached it, whose numbers are given again.
+//! A model of the source: commits are numbered one by one, and a snapshot is the number of the last commit it sees.
+//! A standby that is promoted loses the commits that had not reached it, whose numbers are given again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName, Timestamp, Trailer};
-use serde::{Deserialize, Serialize};
-
-use crate::plan::Ask;
+use highwater_shared::EntityName;
 
 /// The rows of an entity: key to value.
 pub(crate) type Rows = BTreeMap<i64, String>;
@@ -34,37 +29,6 @@ pub(crate) struct Source {
     history: Vec<BTreeMap<EntityName, Entity>>,
     /// The commits at which earlier timelines ended.
     ends: Vec<u64>,
-}
-
-/// The source as a server sees it.
-struct Node<'a> {
-    now: u64,
-    timeline: usize,
-    entities: &'a BTreeMap<EntityName, Entity>,
-}
-
-/// What a cursor of the model says. The client must not look into it; the checks of the
-/// simulation do.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Seen {
-    pub(crate) commit: u64,
-    target: Option<u64>,
-    position: Option<Position>,
-    /// The newest commit that any page so far was read at. A row that changed after the target
-    /// drops out of a page and comes later, so nothing older may answer from then on.
-    pub(crate) replayed: u64,
-    /// The timeline that these commits are of.
-    timeline: usize,
-    /// Incarnation, and whether the entity's part is a first pull.
-    entities: BTreeMap<EntityName, (u64, bool)>,
-}
-
-/// Entity, kind (0 reset, 1 delete, 2 upsert), commit (0 in a first pull), key.
-type Position = (EntityName, u8, u64, i64);
-
-struct Item {
-    position: Position,
-    line: Option<String>,
 }
 
 impl Source {
@@ -97,8 +61,7 @@ impl Source {
         let keys = self.rows_at(commit, entity).unwrap_or_default().into_keys();
         keys.filter(|key| {
             (commit..=self.now).all(|commit| {
-                let entities = &self.history[usize::try_from(commit).expect("small")];
-                entities
+                self.entities_at(commit)
                     .get(entity)
                     .is_some_and(|entity| entity.rows.contains_key(key))
             })
@@ -136,12 +99,9 @@ impl Source {
         self.ends.len()
     }
 
-    /// Whether all that a cursor has seen was kept.
-    pub(crate) fn has(&self, seen: &Seen) -> bool {
-        self.ends
-            .iter()
-            .skip(seen.timeline)
-            .all(|end| seen.replayed <= *end)
+    /// Whether what a timeline had at a commit was kept.
+    pub(super) fn has(&self, timeline: usize, commit: u64) -> bool {
+        self.ends.iter().skip(timeline).all(|end| commit <= *end)
     }
 
     pub(crate) fn upsert(&mut self, entity: &EntityName, key: i64) {
@@ -194,264 +154,5 @@ impl Source {
     fn commit(&mut self) {
         self.now += 1;
         self.history.push(self.entities.clone());
-    }
-
-    /// The page that a server at the commit `at` answers with, or at a later one: it serves a
-    /// cursor only when it has replayed it. `Err` names an entity that is not there.
-    pub(crate) fn page(&self, ask: &Ask, limit: usize, at: u64) -> Result<Bytes, EntityName> {
-        let seen = match &ask.since {
-            Some(cursor) => serde_json::from_str(cursor.as_str()).expect("a cursor of ours"),
-            None => Seen {
-                commit: 0,
-                target: None,
-                position: None,
-                replayed: 0,
-                timeline: 0,
-                entities: BTreeMap::new(),
-            },
-        };
-        let now = at.max(seen.replayed);
-        let node = Node {
-            now,
-            timeline: self.timeline(),
-            entities: &self.history[usize::try_from(now).expect("small")],
-        };
-        node.page(ask, limit, seen)
-    }
-}
-
-impl Seen {
-    /// All that these entities hold at a commit, told by a server that has replayed the latest one.
-    pub(super) fn all_at(
-        commit: u64,
-        source: &Source,
-        entities: impl Iterator<Item = (EntityName, u64)>,
-    ) -> Self {
-        Self {
-            commit,
-            target: None,
-            position: None,
-            replayed: source.now,
-            timeline: source.timeline(),
-            entities: entities
-                .map(|(name, incarnation)| (name, (incarnation, false)))
-                .collect(),
-        }
-    }
-
-    /// Whether its commits are of this timeline.
-    pub(super) fn is_of(&self, timeline: usize) -> bool {
-        self.timeline == timeline
-    }
-
-    /// The entities that it covers, with their incarnations.
-    pub(super) fn covered(&self) -> impl Iterator<Item = (EntityName, u64)> {
-        let entities = self.entities.iter();
-        entities.map(|(name, (incarnation, _))| (name.clone(), *incarnation))
-    }
-}
-
-impl Node<'_> {
-    fn page(&self, ask: &Ask, limit: usize, mut seen: Seen) -> Result<Bytes, EntityName> {
-        let asked: BTreeSet<EntityName> = match &ask.entities {
-            Some(names) => names.iter().cloned().collect(),
-            None => self.entities.keys().cloned().collect(),
-        };
-        if let Some(unknown) = asked.iter().find(|name| !self.entities.contains_key(*name)) {
-            return Err(unknown.clone());
-        }
-        (seen.replayed, seen.timeline) = (self.now, self.timeline);
-        let is_fresh = seen.target.is_none();
-        let target = seen.target.unwrap_or(self.now);
-        seen.entities.retain(|name, (incarnation, anew)| {
-            let unseen_from = if *anew { target } else { seen.commit };
-            asked.contains(name)
-                && self
-                    .entities
-                    .get(name)
-                    .is_some_and(|entity| entity.incarnation == *incarnation && entity.purged <= unseen_from)
-        });
-        if is_fresh {
-            for name in &asked {
-                if let Some(entity) = self.entities.get(name) {
-                    seen.entities
-                        .entry(name.clone())
-                        .or_insert((entity.incarnation, true));
-                }
-            }
-        }
-        let items: Vec<Item> = self
-            .items(&seen, target)
-            .into_iter()
-            .filter(|item| {
-                seen.position
-                    .as_ref()
-                    .is_none_or(|position| item.position > *position)
-            })
-            .collect();
-        let mut room = limit;
-        let sent: Vec<&Item> = items
-            .iter()
-            .take_while(|item| {
-                let fits = item.line.is_none() || room > 0;
-                room -= usize::from(item.line.is_some() && fits);
-                fits
-            })
-            .collect();
-        let is_all = sent.len() == items.len();
-        if is_all {
-            seen.commit = target;
-            seen.target = None;
-            seen.position = None;
-            for (_, anew) in seen.entities.values_mut() {
-                *anew = false;
-            }
-        } else {
-            seen.target = Some(target);
-            seen.position = sent.last().map(|item| item.position.clone()).or(seen.position);
-        }
-        let more = !(is_all && is_fresh);
-        Ok(self.write(&sent, &seen, &asked, more))
-    }
-
-    /// What `target` sees and `seen` has not, in the order of the wire.
-    fn items(&self, seen: &Seen, target: u64) -> Vec<Item> {
-        let mut items = Vec::new();
-        for (name, (_, anew)) in &seen.entities {
-            let Some(entity) = self.entities.get(name) else {
-                continue;
-            };
-            let mut push = |kind, commit, key, line| {
-                items.push(Item {
-                    position: (name.clone(), kind, commit, key),
-                    line,
-                });
-            };
-            if *anew {
-                push(0, 0, 0, None);
-                for (key, (commit, value)) in &entity.rows {
-                    if *commit <= target {
-                        push(2, 0, *key, Some(upsert_line(*key, value, entity.schema, *commit)));
-                    }
-                }
-                continue;
-            }
-            let is_news = |commit: u64| commit > seen.commit && commit <= target;
-            for (key, commit) in &entity.tombstones {
-                if is_news(*commit) {
-                    push(
-                        1,
-                        *commit,
-                        *key,
-                        Some(format!("{key}\t{}\tdeleted", date(*commit))),
-                    );
-                }
-            }
-            for (key, (commit, value)) in &entity.rows {
-                if is_news(*commit) {
-                    push(
-                        2,
-                        *commit,
-                        *key,
-                        Some(upsert_line(*key, value, entity.schema, *commit)),
-                    );
-                }
-            }
-        }
-        items.sort_by(|a, b| a.position.cmp(&b.position));
-        items
-    }
-
-    fn write(&self, sent: &[&Item], seen: &Seen, asked: &BTreeSet<EntityName>, more: bool) -> Bytes {
-        let mut body = String::new();
-        let mut open: Option<(&EntityName, u8)> = None;
-        for item in sent {
-            let (name, kind, _, _) = &item.position;
-            if open != Some((name, *kind)) {
-                if open.is_some() {
-                    body.push_str("\\.\n");
-                }
-                open = Some((name, *kind));
-                let schema = self.entities.get(name).map_or(0, |entity| entity.schema);
-                let header = header(name, *kind, schema);
-                body.push_str(&serde_json::to_string(&header).expect("a header"));
-                body.push('\n');
-            }
-            if let Some(line) = &item.line {
-                body.push_str(line);
-                body.push('\n');
-            }
-        }
-        if open.is_some() {
-            body.push_str("\\.\n");
-        }
-        let trailer = Trailer {
-            next: serde_json::to_string(seen).expect("a cursor"),
-            more,
-            last_sync_date: timestamp(if more { 0 } else { seen.commit }),
-            rows: sent.iter().filter(|item| item.line.is_some()).count() as u64,
-            entities: asked.iter().cloned().collect(),
-        };
-        body.push_str(&serde_json::to_string(&trailer).expect("a trailer"));
-        body.push('\n');
-        Bytes::from(body)
-    }
-}
-
-/// What a row holds in a column that was added by `alter`.
-pub(crate) fn added_value(key: i64, column: u64) -> String {
-    format!("{key}+{column}")
-}
-
-pub(crate) fn timestamp(commit: u64) -> Timestamp {
-    Timestamp::from_micros(i64::try_from(commit).expect("small") * 1_000_000)
-}
-
-pub(super) fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
-    // Added columns come first, so that a value by place instead of by name would show.
-    let added = (1..=schema).map(|column| added_value(key, column));
-    let fields: Vec<String> = std::iter::once(key.to_string())
-        .chain(added)
-        .chain([value.to_owned(), date(commit)])
-        .collect();
-    fields.join("\t")
-}
-
-fn date(commit: u64) -> String {
-    let date = timestamp(commit).to_string().replace('T', " ").replace('Z', "");
-    format!("{date}+00")
-}
-
-pub(super) fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
-    let column = |name: String, type_name: &str, role| Column {
-        name,
-        type_name: type_name.to_owned(),
-        place: (role == Some(ColumnRole::Key)).then_some(1),
-        role,
-    };
-    let date = column(
-        "changed_date".to_owned(),
-        "timestamp with time zone",
-        Some(ColumnRole::ChangedDate),
-    );
-    let mut columns = vec![column("id".to_owned(), "bigint", Some(ColumnRole::Key))];
-    if kind == 1 {
-        columns.push(date);
-        columns.push(column("reason".to_owned(), "text", Some(ColumnRole::Reason)));
-    } else {
-        columns.extend((1..=schema).map(|added| column(format!("added_{added}"), "text", None)));
-        columns.push(column("value".to_owned(), "text", None));
-        columns.push(date);
-    }
-    BlockHeader {
-        version: highwater_shared::block::BLOCK_VERSION,
-        entity: entity.clone(),
-        kind: match kind {
-            0 => BlockKind::Reset,
-            1 => BlockKind::Delete,
-            _ => BlockKind::Upsert,
-        },
-        columns,
-        fingerprint: format!("schema-{schema}"),
     }
 }
