@@ -26,6 +26,8 @@ const LOG_POLL: Duration = Duration::from_millis(5);
 pub(crate) const POOL_CONNECTIONS_MAX: u64 = 16;
 /// How much of what a server said before it failed is shown.
 const LOG_LINES_SHOWN_MAX: usize = 20;
+/// The same of a result that was not expected, in characters.
+const RESULT_SHOWN_MAX: usize = 1_000;
 
 /// A server that takes requests; it ends when this is dropped.
 #[derive(Debug)]
@@ -45,6 +47,22 @@ pub(crate) struct Pulled {
     pub(crate) rows: u64,
     pub(crate) deleted: u64,
     pub(crate) bytes: u64,
+}
+
+/// What a run of the client took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taken {
+    pub(crate) seconds: f64,
+    pub(crate) bytes: u64,
+}
+
+impl From<Pulled> for Taken {
+    fn from(pulled: Pulled) -> Self {
+        Self {
+            seconds: pulled.seconds,
+            bytes: pulled.bytes,
+        }
+    }
 }
 
 /// A database with `data` in it, whose measured table is an entity.
@@ -152,17 +170,46 @@ pub(crate) fn follow(stage: &Stage, server: &str, store: &Path) -> Result<Proces
 /// Pulls by the clock.
 pub(crate) async fn pulled(stage: &Stage, server: &str, store: &Path) -> Result<Pulled> {
     let ended = program::timed(pull(stage, server, store, None)).await?;
-    let told: Value = serde_json::from_str(&ended.out).context("the client's result is not JSON")?;
-    let field = |name: &str| {
-        let value = told.get(name).and_then(Value::as_u64);
-        value.with_context(|| format!("the client's result has no {name}: {told}"))
-    };
+    let told = told(&ended.out)?;
     Ok(Pulled {
         seconds: ended.seconds,
-        rows: field("rows")?,
-        deleted: field("deleted")?,
-        bytes: field("bytes")?,
+        rows: number(&told, "rows")?,
+        deleted: number(&told, "deleted")?,
+        bytes: number(&told, "bytes")?,
     })
+}
+
+/// Compares a store with its source by the clock, and sees to it that rows differ where they are to be repaired, and none
+/// otherwise.
+pub(crate) async fn verified(stage: &Stage, server: &str, store: &Path, how: &[&str]) -> Result<Taken> {
+    let mut command = Command::new(&stage.programs.client);
+    command
+        .args(["verify", "--json", "--server", server, "--store"])
+        .arg(store)
+        .args(how);
+    plain(&mut command);
+    let ended = program::timed(command).await?;
+    let told = told(&ended.out)?;
+    let is_repair = how.contains(&"--repair");
+    ensure!(
+        told.get("equal") == Some(&Value::Bool(!is_repair)),
+        "{}",
+        ended.out.chars().take(RESULT_SHOWN_MAX).collect::<String>()
+    );
+    Ok(Taken {
+        seconds: ended.seconds,
+        bytes: number(&told, "bytes")?,
+    })
+}
+
+/// What the client said with `--json`.
+fn told(out: &str) -> Result<Value> {
+    serde_json::from_str(out).context("the client's result is not JSON")
+}
+
+fn number(told: &Value, name: &str) -> Result<u64> {
+    let value = told.get(name).and_then(Value::as_u64);
+    value.with_context(|| format!("the client's result has no {name}: {told}"))
 }
 
 /// Pulls everything into a new store, and sees to it that this was all of the table.

@@ -1,5 +1,6 @@
 //! The benchmarks, in the order of the report. Each module has one.
 
+mod against_first_pull;
 mod coming_back;
 mod commit_to_visible;
 mod first_pull;

@@ -1,28 +1,17 @@
 //! What a store costs that has seen what a promotion lost, beside a first pull of the same rows.
 
-use std::path::Path;
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use highwater_testbed::{cut_off, promote};
-use serde_json::Value;
 
+use super::against_first_pull::{self, ROWS_FOR_ONE, TABLE};
 use crate::data::Data;
 use crate::figures::count;
-use crate::highwater::{self, Pulled, Server};
+use crate::highwater::{self, Server, Taken};
 use crate::measure::rounds;
-use crate::outcome::{Bar, Benchmark, Chart, Line, Outcome, Unit};
-use crate::program;
+use crate::outcome::{Benchmark, Chart, Outcome, Unit};
 use crate::stage::{Database, Stage};
 
-/// At most this share of a first pull's time, and of its bytes.
-const RATIO_MAX: f64 = 0.1;
-/// One row of so many differs: half of them were changed by the primary that is lost, the others since.
-const ROWS_FOR_ONE: u64 = 1_000;
-/// The table of the generated rows.
-const TABLE: &str = "item";
 const HEADS: [&str; 2] = ["after a promotion", "a first pull"];
-const BYTES_A_KIBIBYTE: f64 = 1024.0;
 
 pub(super) const BENCHMARK: Benchmark = Benchmark {
     name: "promotion",
@@ -64,14 +53,14 @@ async fn run(stage: &Stage) -> Result<Outcome> {
                 let copy = stage.store();
                 std::fs::copy(&store, &copy)?;
                 let pulled = highwater::pulled(stage, &server.url, &copy).await?;
-                verify(stage, &server.url, &copy).await?;
+                highwater::verified(stage, &server.url, &copy, &["--deep"]).await?;
                 Stage::remove(&copy)?;
-                Ok(pulled)
+                Ok(Taken::from(pulled))
             }
             Who::FirstPull => {
                 let (pulled, store) = highwater::pulled_anew(stage, &server.url, left).await?;
                 Stage::remove(&store)?;
-                Ok(pulled)
+                Ok(pulled.into())
             }
         }
     })
@@ -81,24 +70,19 @@ async fn run(stage: &Stage) -> Result<Outcome> {
     promoted.pool.close().await;
     drop(standby);
 
-    let of = |what: fn(&Pulled) -> f64| [Who::GoesBack, Who::FirstPull].map(|who| rounds.of(who, what));
     let name = format!("{} rows", count(rows));
-    let [here, there] = of(|pulled| pulled.seconds);
-    let time = Line::pair(&name, Unit::Seconds, here, there).with_bar(Bar::Ratio(RATIO_MAX));
+    let lines = against_first_pull::lines(&name, &rounds, Who::GoesBack, Who::FirstPull);
     let chart = Chart::of(
         BENCHMARK.name,
         "After a promotion that lost something",
         Unit::Seconds,
         HEADS,
-        std::slice::from_ref(&time),
+        &lines[..1],
     );
-    #[expect(clippy::cast_precision_loss, reason = "no pull has so many bytes")]
-    let [here, there] = of(|pulled| pulled.bytes as f64 / BYTES_A_KIBIBYTE);
-    let size = Line::pair(format!("{name}: bytes"), Unit::Kibibytes, here, there);
     Ok(Outcome {
         heads: HEADS,
         charts: vec![chart],
-        lines: vec![time, size.with_bar(Bar::Ratio(RATIO_MAX))],
+        lines: lines.to_vec(),
         notes: vec![format!(
             "A standby is cut off, {} rows are written, removed and added at the primary, and the store pulls these. Then \
              the standby is promoted, and as many others change there. Each run begins with a copy of that store, and \
@@ -123,17 +107,4 @@ async fn change(database: &Database, rest: u64) -> Result<()> {
             twice = 2 * each,
         ))
         .await
-}
-
-/// Sees to it that a store is what the source is, value for value.
-async fn verify(stage: &Stage, url: &str, store: &Path) -> Result<()> {
-    let mut command = Command::new(&stage.programs.client);
-    command
-        .args(["verify", "--deep", "--json", "--server", url, "--store"])
-        .arg(store);
-    highwater::plain(&mut command);
-    let ended = program::timed(command).await?;
-    let told: Value = serde_json::from_str(&ended.out).context("the result is not JSON")?;
-    ensure!(told.get("equal") == Some(&Value::Bool(true)), "the store differs");
-    Ok(())
 }

@@ -1,34 +1,26 @@
 //! A comparison of a store with its source, and its repair, beside a first pull of the same rows.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use highwater_testbed::Proxy;
 use rusqlite::Connection;
-use serde_json::Value;
 
+use super::against_first_pull::{self, ROWS_FOR_ONE, TABLE};
 use super::remote::{link, link_runs};
 use crate::data::Data;
 use crate::figures::count;
-use crate::highwater::{self, Pulled, Server};
+use crate::highwater::{self, Server, Taken};
 use crate::measure::{Rounds, rounds};
-use crate::outcome::{Bar, Benchmark, Chart, Line, Outcome, Unit};
+use crate::outcome::{Benchmark, Chart, Line, Outcome, Unit};
 use crate::program;
 use crate::stage::{Database, Stage};
 
-/// At most this share of a first pull's time, and of its bytes.
-const RATIO_MAX: f64 = 0.1;
-/// One row of so many differs where some are to be repaired.
-const ROWS_FOR_ONE: u64 = 1_000;
 /// A resync fetches a table of fewer rows as a whole.
 const ROWS_COMPARED_MIN: u64 = 50_000;
 /// Over the link there is one row for so many.
 const LINK_ROWS_SHARE: u64 = 10;
-/// The table of the generated rows.
-const TABLE: &str = "item";
 const HEADS: [&str; 2] = ["verify", "a first pull"];
-const BYTES_A_KIBIBYTE: f64 = 1024.0;
 
 pub(super) const BENCHMARK: Benchmark = Benchmark {
     name: "verify",
@@ -52,13 +44,6 @@ enum Who {
 
 /// Those that are held against a first pull.
 const COMPARED: [Who; 4] = [Who::Equal, Who::Deep, Who::Repair, Who::Resync];
-
-/// What a run took.
-#[derive(Debug, Clone, Copy)]
-struct Taken {
-    seconds: f64,
-    bytes: f64,
-}
 
 async fn run(stage: &Stage) -> Result<Outcome> {
     let (near, far) = (stage.sizes.rows, stage.sizes.rows / LINK_ROWS_SHARE);
@@ -125,21 +110,11 @@ async fn measured(stage: &Stage, rows: u64, is_linked: bool, everyone: &[Who]) -
 
 /// The times and the bytes beside those of a first pull.
 fn compared(rows: u64, way: &str, rounds: &Rounds<Who, Taken>) -> Vec<Line> {
-    let seconds = |who| rounds.of(who, |taken| taken.seconds);
-    let bytes = |who| rounds.of(who, |taken| taken.bytes / BYTES_A_KIBIBYTE);
-    let mut lines = Vec::new();
-    for who in COMPARED {
-        let of = format!("{} rows{way}, {}", count(rows), who.name());
-        let time = Line::pair(&of, Unit::Seconds, seconds(who), seconds(Who::FirstPull));
-        let size = Line::pair(
-            format!("{of}: bytes"),
-            Unit::Kibibytes,
-            bytes(who),
-            bytes(Who::FirstPull),
-        );
-        lines.extend([time, size].map(|line| line.with_bar(Bar::Ratio(RATIO_MAX))));
-    }
-    lines
+    let lines = COMPARED.map(|who| {
+        let name = format!("{} rows{way}, {}", count(rows), who.name());
+        against_first_pull::lines(&name, rounds, who, Who::FirstPull)
+    });
+    lines.into_iter().flatten().collect()
 }
 
 /// A store that has been pulled, and the address that it is compared over.
@@ -156,11 +131,11 @@ impl Stand<'_> {
     async fn taken(&self, who: Who) -> Result<Taken> {
         let (stage, rows) = (self.stage, self.rows);
         match who {
-            Who::Equal => self.verified(&[]).await,
-            Who::Deep => self.verified(&["--deep"]).await,
+            Who::Equal => highwater::verified(stage, &self.url, &self.store, &[]).await,
+            Who::Deep => highwater::verified(stage, &self.url, &self.store, &["--deep"]).await,
             Who::Repair => {
                 spoil(&self.store)?;
-                self.verified(&["--repair"]).await
+                highwater::verified(stage, &self.url, &self.store, &["--repair"]).await
             }
             Who::Resync => {
                 spoil(&self.store)?;
@@ -171,45 +146,20 @@ impl Stand<'_> {
                     rows < ROWS_COMPARED_MIN || came < rows / 100,
                     "{came} rows came of {rows}"
                 );
-                taken(pulled)
+                Ok(pulled.into())
             }
             Who::FirstPull => {
                 let (pulled, store) = highwater::pulled_anew(stage, &self.url, rows).await?;
                 Stage::remove(&store)?;
-                taken(pulled)
+                Ok(pulled.into())
             }
             Who::Count => {
                 let mut psql = stage.psql(&self.database);
                 psql.args(["-c", &format!("select count(*) from {TABLE}")]);
                 let seconds = program::timed(psql).await?.seconds;
-                Ok(Taken { seconds, bytes: 0.0 })
+                Ok(Taken { seconds, bytes: 0 })
             }
         }
-    }
-
-    async fn verified(&self, more: &[&str]) -> Result<Taken> {
-        let mut command = Command::new(&self.stage.programs.client);
-        command
-            .args(["verify", "--json", "--server", &self.url, "--store"])
-            .arg(&self.store)
-            .args(more);
-        highwater::plain(&mut command);
-        let ended = program::timed(command).await?;
-        let told: Value = serde_json::from_str(&ended.out).context("the result is not JSON")?;
-        let is_repair = more.contains(&"--repair");
-        ensure!(
-            told.get("equal") == Some(&Value::Bool(!is_repair)),
-            "{}",
-            ended.out.chars().take(1_000).collect::<String>()
-        );
-        let bytes = told
-            .get("bytes")
-            .and_then(Value::as_u64)
-            .context("no bytes are told")?;
-        Ok(Taken {
-            seconds: ended.seconds,
-            bytes: f64::from(u32::try_from(bytes)?),
-        })
     }
 }
 
@@ -225,13 +175,6 @@ impl Who {
             Self::Count => "counted by psql".to_owned(),
         }
     }
-}
-
-fn taken(pulled: Pulled) -> Result<Taken> {
-    Ok(Taken {
-        seconds: pulled.seconds,
-        bytes: f64::from(u32::try_from(pulled.bytes)?),
-    })
 }
 
 /// Takes rows away, adds some, and dates others back.
