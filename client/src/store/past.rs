@@ -119,7 +119,8 @@ impl Written {
                 .execute(params![cursor.as_str(), sync_helpers::list_of(covers)])?;
             thin_out(connection)?;
         }
-        Ok(())
+        // Also after a page that leaves the store apart: it may stay so for any number of pulls.
+        forget_beyond_bounds(connection)
     }
 }
 
@@ -146,7 +147,7 @@ pub(super) fn go_back(connection: &Connection, cursor: &Cursor) -> Result<(), Er
     Ok(())
 }
 
-/// Keeps what is remembered within its bounds.
+/// Keeps no more cursors than are to be kept.
 fn thin_out(connection: &Connection) -> Result<(), Error> {
     let mut ids = ids(connection)?;
     while ids.len() > CURSORS_MAX
@@ -156,6 +157,11 @@ fn thin_out(connection: &Connection) -> Result<(), Error> {
         join(connection, earlier, joined)?;
         ids.remove(place);
     }
+    Ok(())
+}
+
+/// Forgets what is oldest, where there are more bytes of keys than are to be kept.
+fn forget_beyond_bounds(connection: &Connection) -> Result<(), Error> {
     connection
         .prepare_cached(
             "delete from highwater_past where id in (

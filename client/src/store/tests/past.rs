@@ -229,6 +229,29 @@ async fn what_is_oldest_goes_where_many_rows_are_written_and_all_where_too_many_
 }
 
 #[tokio::test]
+async fn a_store_that_stays_apart_remembers_no_more_than_others_do() {
+    let place = Place::new();
+    let store = place.open();
+    let both = Page::new()
+        .reset()
+        .upsert(&["1 Chair"])
+        .reset_of("tax")
+        .end_covering("c1", false, BOTH);
+    pull(&store, [both]).await.report();
+    // Each 140 kB of keys.
+    let rows: Vec<String> = (10_000..20_000).map(|id| format!("{id} Bed")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    pull_with(&store, [upserts(&rows, "p1")], only("product"))
+        .await
+        .report();
+    assert_eq!(past(&store).len(), 1);
+    pull_with(&store, [upserts(&rows, "p2")], only("product"))
+        .await
+        .report();
+    assert_eq!(past(&store), of(&[]));
+}
+
+#[tokio::test]
 async fn any_entity_and_any_key_is_remembered_as_it_is() {
     let place = Place::new();
     let store = place.open();
