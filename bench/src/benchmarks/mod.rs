@@ -1,4 +1,5 @@
-//! The benchmarks, in the order of the report. Each module has one.
+//! The benchmarks, in the order of the report. Each module has one, but for what two of them
+//! share in `against_first_pull`.
 
 mod against_first_pull;
 mod coming_back;

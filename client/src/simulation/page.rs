@@ -65,13 +65,12 @@ impl Seen {
     ) -> Self {
         Self {
             commit,
-            target: None,
-            position: None,
             replayed: source.now(),
             timeline: source.timeline(),
             entities: entities
                 .map(|(name, incarnation)| (name, (incarnation, false)))
                 .collect(),
+            ..Self::default()
         }
     }
 

@@ -29,6 +29,15 @@ fn first() -> Bytes {
         .end("c1", false)
 }
 
+/// The first page where there is another entity too.
+fn of_two() -> Bytes {
+    Page::new()
+        .reset()
+        .upsert(&["1 Chair"])
+        .reset_of("tax")
+        .end_covering("c1", false, BOTH)
+}
+
 fn upserts(rows: &[&str], next: &str) -> Bytes {
     Page::new().upsert(rows).end(next, false)
 }
@@ -107,12 +116,7 @@ async fn it_ends_where_rows_are_written_over_that_nobody_names() {
 async fn only_a_cursor_that_the_whole_store_stands_at_is_one_of_it() {
     let place = Place::new();
     let store = place.open();
-    let both = Page::new()
-        .reset()
-        .upsert(&["1 Chair"])
-        .reset_of("tax")
-        .end_covering("c1", false, BOTH);
-    pull(&store, [both]).await.report();
+    pull(&store, [of_two()]).await.report();
     let page = upserts(&["1 Stool"], "p2");
     pull_with(&store, [page], only("product")).await.report();
     assert_eq!(past(&store), of(&[("c1", "1")]), "tax stands elsewhere");
@@ -232,12 +236,7 @@ async fn what_is_oldest_goes_where_many_rows_are_written_and_all_where_too_many_
 async fn a_store_that_stays_apart_remembers_no_more_than_others_do() {
     let place = Place::new();
     let store = place.open();
-    let both = Page::new()
-        .reset()
-        .upsert(&["1 Chair"])
-        .reset_of("tax")
-        .end_covering("c1", false, BOTH);
-    pull(&store, [both]).await.report();
+    pull(&store, [of_two()]).await.report();
     // Each 140 kB of keys.
     let rows: Vec<String> = (10_000..20_000).map(|id| format!("{id} Bed")).collect();
     let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
