@@ -20,7 +20,7 @@ use crate::node::Node;
 use crate::page::Probe;
 use crate::snapshot::Snapshot;
 use crate::standby::{self, Claim};
-use crate::unprepared;
+use crate::{timeline, unprepared};
 
 /// How long a page may wait for a table that is being altered, in milliseconds.
 pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
@@ -235,7 +235,11 @@ impl Connection {
         }
         let rows = query.fetch_all(self.get()?).await?;
         let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        let moment = Moment::read(first, claim)?;
+        let mut moment = Moment::read(first, claim)?;
+        if first.try_get("timeline_is_doubtful")? {
+            let told = moment.source.timeline;
+            moment.source.timeline = timeline::replayed(self.get()?, told).await?;
+        }
         Ok((moment, first.try_get("signature")?, rows))
     }
 
@@ -246,26 +250,6 @@ impl Connection {
             self.in_transaction = false;
         }
         Ok(())
-    }
-
-    /// Where an earlier timeline of this cluster's history ended. `None` where it is no part of
-    /// that history, or where this role may not read the history file.
-    pub async fn end_of_timeline(&mut self, now: u32, earlier: u32) -> Result<Option<Lsn>, sqlx::Error> {
-        // In a statement of its own: Postgres asks for the right before it looks whether a function is called.
-        let may_read: bool = unprepared::query_scalar(
-            "select has_function_privilege('pg_read_file(text, bigint, bigint, boolean)', 'execute')",
-        )
-        .fetch_one(self.get()?)
-        .await?;
-        if !may_read {
-            return Ok(None);
-        }
-        let history: Option<String> =
-            unprepared::query_scalar("select pg_read_file('pg_wal/' || $1 || '.history', 0, 1000000, true)")
-                .bind(format!("{now:08X}"))
-                .fetch_one(self.get()?)
-                .await?;
-        Ok(history.and_then(|history| end_of_timeline(&history, earlier)))
     }
 
     /// Waits until all is on disk that was seen at `moment`. A crash forgets what was not, and gives
@@ -354,22 +338,9 @@ pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
     Ok((!moved).then_some(own_id))
 }
 
-/// Finds a timeline in a history file: lines of its number, the position where it ended, and why.
-fn end_of_timeline(history: &str, timeline: u32) -> Option<Lsn> {
-    history.lines().find_map(|line| {
-        let mut fields = line.split_whitespace();
-        if fields.next()?.parse() != Ok(timeline) {
-            return None;
-        }
-        let (high, low) = fields.next()?.split_once('/')?;
-        let half = |text| u64::from_str_radix(text, 16).ok();
-        Some(Lsn(half(high)? << 32 | half(low)?))
-    })
-}
-
 /// What belongs to a snapshot. The position in the log is read after it. A standby cannot ask which
-/// timeline it replays; of those that it is told the latest is taken, and a role without the rights of
-/// `pg_read_all_stats` is told late.
+/// timeline it replays; of those that it is told the latest is taken. Only the process that receives log knows in
+/// time, and it tells a role with the rights of `pg_read_all_stats`; without it the timeline is doubtful.
 const MOMENT: &str = "
     select pg_current_snapshot()::text as snapshot, s.own_id, c.system_identifier, d.oid::bigint as database_oid,
         (s.system_identifier, s.database) <> (c.system_identifier, d.oid) as moved,
@@ -379,10 +350,12 @@ const MOMENT: &str = "
             select greatest(
                 (select timeline_id from pg_control_checkpoint()),
                 (select min_recovery_end_timeline from pg_control_recovery()),
-                (select received_tli from pg_stat_wal_receiver))
-        ) else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end as timeline
-    from highwater.source s, pg_control_system() c, pg_database d
-    where d.datname = current_database()";
+                receiver.received_tli)
+        ) else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end as timeline,
+        pg_is_in_recovery() and receiver.received_tli is null as timeline_is_doubtful
+    from highwater.source s cross join pg_control_system() c
+    join pg_database d on d.datname = current_database()
+    left join (select received_tli from pg_stat_wal_receiver where pg_is_in_recovery()) receiver on true";
 
 /// How values print, whatever the database, the role or the session says; and that statements
 /// walk indexes: their cost must grow with what changed, also where statistics are missing or

@@ -2,7 +2,7 @@
 //!
 //! From the database outward: [`snapshot`] and [`cursor`] hold the arithmetic, [`database`] one
 //! connection and its transaction, [`entity`] and [`catalog`] what the catalog says, [`node`] and
-//! `standby` which Postgres is read from, [`page`] one page of a pull, [`samples`] the history that
+//! `standby` which Postgres is read from, `timeline` which turn its history took, [`page`] one page of a pull, [`samples`] the history that
 //! makes dates safe, [`watch`] looks at the source for all callers, [`live`] lets them wait,
 //! [`share`] hands one page to many, [`turns`] says how many are answered at once and `pace` how many
 //! of one caller, [`limit`] names the limits, [`metrics`] counts, [`http`] has the routes. [`auth`] tells who a [`caller`] is. [`admin`] is what the commands other than `serve` do,
@@ -34,6 +34,7 @@ pub mod share;
 pub mod snapshot;
 mod standby;
 mod status;
+mod timeline;
 pub mod tombstones;
 pub mod turns;
 mod unprepared;

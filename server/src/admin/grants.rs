@@ -63,8 +63,8 @@ pub async fn grants(connection: &mut PgConnection, role: &str) -> Result<String,
         "-- Optional, by a superuser: after a promotion clients go on, or compare what was written since alone\n\
          -- (docs/restore-and-failover.md).\n\
          -- grant execute on function pg_read_file(text, bigint, bigint, boolean) to {role};\n\
-         -- Optional: a server on a standby is told of a promotion at once, and `highwater-server doctor` as this role\n\
-         -- sees what others are doing.\n\
+         -- Optional: the same of standbys that receive log, and `highwater-server doctor` as this role sees what\n\
+         -- others are doing.\n\
          -- grant pg_read_all_stats to {role};\n"
     );
     Ok(script)

@@ -1,4 +1,4 @@
-//! What a moment can serve, and where timelines ended.
+//! What a moment can serve.
 
 use super::*;
 use crate::cursor::{Position, Pull, Seen, Step};
@@ -52,13 +52,4 @@ fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_
         assert_eq!(moment.has(&settled), has_settled, "{replayed}");
         assert_eq!(moment.has(&midway), has_midway, "{replayed}");
     }
-}
-
-#[test]
-fn a_history_file_says_where_a_timeline_ended() {
-    let history = "1\t0/3000148\tno recovery target specified\n\n2\tA/B\tother\n# 3\n";
-    assert_eq!(end_of_timeline(history, 1), Some(Lsn(0x0300_0148)));
-    assert_eq!(end_of_timeline(history, 2), Some(Lsn(0xA_0000_000B)));
-    assert_eq!(end_of_timeline(history, 3), None);
-    assert_eq!(end_of_timeline("nonsense", 1), None);
 }

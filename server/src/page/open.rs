@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::samples;
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, Xid};
-use crate::unprepared;
+use crate::{timeline, unprepared};
 
 /// How often a page is begun because tables were altered meanwhile.
 const ATTEMPTS_MAX: usize = 4;
@@ -309,7 +309,7 @@ async fn evidence(
     let mut evidence = Evidence::default();
     let (then, now) = (cursor.source.timeline, moment.source.timeline);
     if then < now {
-        evidence.timeline_end = connection.end_of_timeline(now, then).await?;
+        evidence.timeline_end = timeline::end_of(connection.get()?, now, then).await?;
     }
     if matches!(moment.log, LogEnd::Primary { .. }) && !moment.has(cursor) {
         evidence.ids_end = Some(samples::ids_end(connection.get()?, &moment.snapshot).await?);

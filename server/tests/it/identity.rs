@@ -1,7 +1,7 @@
 //! Which database a cursor belongs to: restores, copies and promotions, with real servers.
 
 use highwater_server::{ServeOptions, admin};
-use highwater_testbed::{Cluster, Profile, cut_off, promote};
+use highwater_testbed::{Cluster, Profile, caught_up, cut_off, promote, until};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
@@ -166,6 +166,92 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
         untold.rows("product"),
         source(&standby_pool, "product", "id").await
     );
+}
+
+/// A standby that follows a promotion is told its timeline late by Postgres, where no process receives log.
+#[tokio::test]
+async fn a_standby_without_a_receiver_serves_no_cursor_that_has_seen_what_a_promotion_lost() {
+    let (mut primary, primary_pool) = cluster(&[("full_page_writes", "on")]).await;
+    let standby = primary.start_standby(Profile::Fast, &[]).unwrap();
+    let standby_pool = pool(&standby.url("postgres")).await;
+    let following = standby.start_standby(Profile::Fast, &[]).unwrap();
+    let following_pool = pool(&following.url("postgres")).await;
+    let server = Served::start(&primary_pool).await;
+    let mut kept = Copy::default();
+    kept.pull(&server, 0).await;
+    cut_off(&primary_pool, &standby_pool).await;
+    let mut lost = kept.clone();
+    run(&primary_pool, "update product set name = 'lost' where id = 7").await;
+    lost.pull(&server, 0).await;
+    drop(server);
+    primary_pool.close().await;
+    primary.stop().unwrap();
+
+    promote(&standby_pool).await;
+    // Replay goes on beyond the position of what was lost.
+    run(&standby_pool, MANY_BYTES).await;
+    cut_off(&standby_pool, &following_pool).await;
+    let told: i32 = sqlx::query_scalar(
+        "select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery()",
+    )
+    .fetch_one(&following_pool)
+    .await
+    .unwrap();
+    assert_eq!(told, 1, "Postgres tells the timeline late");
+    let server = Served::start(&following_pool).await;
+    for (copy, resync) in [(&mut kept, false), (&mut lost, true)] {
+        assert_eq!(pull_or_resync(copy, &server).await, resync);
+        assert_eq!(
+            copy.rows("product"),
+            source(&following_pool, "product", "id").await
+        );
+    }
+    drop(server);
+
+    // A cursor that was given by the one that follows holds at the one that leads.
+    let server = Served::start(&standby_pool).await;
+    run(&standby_pool, FEW_BYTES).await;
+    assert!(!pull_or_resync(&mut kept, &server).await);
+    assert_eq!(kept.rows("product"), source(&standby_pool, "product", "id").await);
+}
+
+/// A standby that has replayed more than the promoted one kept is told of the new timeline, and cannot follow.
+#[tokio::test]
+async fn what_a_standby_shows_that_cannot_follow_a_promotion_belongs_to_another_source() {
+    let (mut primary, primary_pool) = cluster(&[]).await;
+    let behind = primary.start_standby(Profile::Fast, &[]).unwrap();
+    let behind_pool = pool(&behind.url("postgres")).await;
+    let soon = [("wal_retrieve_retry_interval", "100ms")];
+    let ahead = primary.start_standby(Profile::Fast, &soon).unwrap();
+    let ahead_pool = pool(&ahead.url("postgres")).await;
+    // A role that is not told of what receives log.
+    let grants = admin::grants(&mut primary_pool.acquire().await.unwrap(), "reader").await;
+    run(&primary_pool, &grants.unwrap()).await;
+    let may_read = "grant execute on function pg_read_file(text, bigint, bigint, boolean) to reader";
+    run(&primary_pool, may_read).await;
+    cut_off(&primary_pool, &behind_pool).await;
+    run(&primary_pool, "update product set name = 'lost' where id = 7").await;
+    caught_up(&primary_pool, &ahead_pool).await;
+    primary_pool.close().await;
+    primary.stop().unwrap();
+
+    promote(&behind_pool).await;
+    run(&behind_pool, MANY_BYTES).await;
+    let follow = format!("alter system set primary_conninfo = '{}'", behind.url("postgres"));
+    run(&ahead_pool, &follow).await;
+    run(&ahead_pool, "select pg_reload_conf()").await;
+    until(
+        &ahead_pool,
+        "select pg_read_file('pg_wal/00000002.history', 0, 0, true) is not null",
+    )
+    .await;
+    let mut copy = Copy::default();
+    let reader = pool(&ahead.url("postgres").replace("postgres@", "reader@")).await;
+    copy.pull(&Served::start(&reader).await, 0).await;
+    assert_eq!(copy.rows("product"), source(&ahead_pool, "product", "id").await);
+    let server = Served::start(&behind_pool).await;
+    assert!(pull_or_resync(&mut copy, &server).await);
+    assert_eq!(copy.rows("product"), source(&behind_pool, "product", "id").await);
 }
 
 /// A disk that is put back shows itself until its ids and its log have both caught up. `lost` is what
