@@ -236,9 +236,16 @@ impl Watcher {
         };
         let view = match last {
             Some(last) if last.moment.snapshot == snapshot => Some(Arc::clone(last)),
-            last => look_closely(&mut connection, node, last.map(AsRef::as_ref))
-                .await?
-                .map(Arc::new),
+            last => {
+                let mut view = look_closely(&mut connection, node, last.map(AsRef::as_ref)).await?;
+                if let (Some(last), Some(now)) = (last, &view)
+                    && now.moment.source != last.moment.source
+                {
+                    // A pooler kept the connection and leads to another server since, with another history.
+                    view = look_closely(&mut connection, node, None).await?;
+                }
+                view.map(Arc::new)
+            }
         };
         *kept = Some(connection);
         Ok(view)

@@ -81,6 +81,21 @@ async fn after_a_look_that_failed_nothing_is_taken_as_seen() {
     watching.end().await;
 }
 
+/// A pooler keeps its clients' connections, whichever server is behind it.
+#[tokio::test]
+async fn when_another_source_answers_over_the_same_connection_nothing_is_taken_as_seen() {
+    let mut watching = Watching::start().await;
+    let first = watching.watcher.fresh().await.unwrap();
+    watching
+        .run("update highwater.source set own_id = gen_random_uuid()")
+        .await;
+    let second = watching.watcher.fresh().await.unwrap();
+    assert_ne!(second.moment.source, first.moment.source);
+    let changed = &second.entities.first().unwrap().changed;
+    assert_eq!(changed.snapshot, second.moment.snapshot);
+    watching.end().await;
+}
+
 #[tokio::test]
 async fn callers_who_come_one_after_the_other_without_a_pause_share_one_look() {
     const CALLERS: u32 = 20;
