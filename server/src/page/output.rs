@@ -166,7 +166,7 @@ impl Output {
     }
 
     /// One line from Postgres; `kept` is what of it is not the server's alone. After some of them
-    /// the chunk is full, and wants to be handed over with [`Output::make_room`].
+    /// the chunk [is full](Output::is_full), and wants to be [handed over](Output::make_room).
     pub(super) fn line(&mut self, layout: &Layout, line: &[u8], kept: &[u8]) {
         let before = self.chunk.len();
         match layout.format {
@@ -188,13 +188,17 @@ impl Output {
         self.written += (self.chunk.len() - before) as u64;
     }
 
-    /// Hands a full chunk over, and tells whether there was one.
-    pub(super) async fn make_room(&mut self) -> Result<bool, ReadError> {
-        let is_full = self.chunk.len() >= self.chunk_bytes;
-        if is_full {
-            self.flush().await?;
-        }
-        Ok(is_full)
+    /// Whether the chunk is full. It is asked after every line, and so apart from what is awaited then.
+    pub(super) fn is_full(&self) -> bool {
+        self.chunk.len() >= self.chunk_bytes
+    }
+
+    /// Hands the chunk over.
+    pub(super) async fn make_room(&mut self) -> Result<(), ReadError> {
+        let chunk = self.chunk.split().freeze();
+        self.chunk_bytes = CHUNK_BYTES_MAX.min(2 * self.chunk_bytes);
+        self.chunk.reserve(self.chunk_bytes);
+        self.hand_over(Piece::More(chunk)).await
     }
 
     /// Ends the lines of a block.
@@ -241,15 +245,10 @@ impl Output {
     async fn write(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         self.written += bytes.len() as u64;
         self.chunk.extend_from_slice(bytes);
-        self.make_room().await?;
+        if self.is_full() {
+            self.make_room().await?;
+        }
         Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), ReadError> {
-        let chunk = self.chunk.split().freeze();
-        self.chunk_bytes = CHUNK_BYTES_MAX.min(2 * self.chunk_bytes);
-        self.chunk.reserve(self.chunk_bytes);
-        self.hand_over(Piece::More(chunk)).await
     }
 
     async fn hand_over(&self, piece: Piece) -> Result<(), ReadError> {

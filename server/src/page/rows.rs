@@ -74,9 +74,12 @@ pub(super) async fn pass(
             budget.newest.extend_from_slice(date);
         }
         out.line(layout, line, kept);
-        // The reader is slow where a chunk is handed over, and only there is it worth a look.
-        late = out.make_room().await? && Instant::now() >= budget.until;
         last = Some(message);
+        if out.is_full() {
+            out.make_room().await?;
+            // The reader is slow where a chunk is handed over, and only there is it worth a look.
+            late = Instant::now() >= budget.until;
+        }
     }
     let position = match last {
         Some(message) => Some(after(layout, &message).ok_or_else(|| protocol("a line has no position"))?),
@@ -97,8 +100,11 @@ pub(super) async fn pass_all(
     while let Some(line) = lines.try_next().await? {
         rows += 1;
         out.whole_line(&line);
-        if out.make_room().await? && Instant::now() >= until {
-            return Err(ReadError::Limit(Limit::DigestsTimeMax));
+        if out.is_full() {
+            out.make_room().await?;
+            if Instant::now() >= until {
+                return Err(ReadError::Limit(Limit::DigestsTimeMax));
+            }
         }
     }
     Ok(rows)
