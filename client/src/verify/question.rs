@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use highwater_shared::digests::{BITS_MAX, part};
+use highwater_shared::digests::{BITS_MAX, PARTS_BITS_MAX, part};
 use highwater_shared::{DigestsOf, EntityName, Want, Within};
 
 use super::answer::pull_first;
@@ -21,8 +21,11 @@ const KEYS_MAX: u64 = 200_000;
 /// Parts that are named at once; twenty bytes each at most.
 const PARTS_NAMED_MAX: usize = 50_000;
 
-/// A part with too many rows to ask for their keys is split into so many, as bits.
-const SPLIT_BITS: u32 = 8;
+/// Parts with no more rows, of both sides together, are not split: there is little in them besides what differs.
+const PART_ROWS_MIN: u64 = 64;
+
+/// A part is split into no fewer, as bits, since each time both sides scan their tables.
+const SPLIT_BITS_MIN: u32 = 2;
 
 /// Rows after which the observer is told how far it is.
 const ROWS_TOLD: u64 = 4096;
@@ -67,33 +70,17 @@ pub(super) struct Keys {
 }
 
 impl Question {
-    /// Asks for the digests of parts.
-    pub(super) fn parts(entity: &EntityName, compared: Compared, bits: u32, within: Option<Within>) -> Self {
+    /// Asks for the digests of all parts, which so many bits name.
+    pub(super) fn parts(entity: &EntityName, compared: Compared, bits: u32) -> Self {
         Self {
             of: DigestsOf {
                 entity: entity.clone(),
                 want: Want::Parts,
                 bits,
-                within,
+                within: None,
                 keys: None,
             },
             keys_max: 0,
-            extra: Vec::new(),
-            compared,
-        }
-    }
-
-    /// Asks for the keys of the rows in these parts; there are so many at most.
-    pub(super) fn keys(entity: &EntityName, compared: Compared, within: Within, keys_max: u64) -> Self {
-        Self {
-            of: DigestsOf {
-                entity: entity.clone(),
-                want: Want::Keys,
-                bits: 0,
-                within: Some(within),
-                keys: None,
-            },
-            keys_max,
             extra: Vec::new(),
             compared,
         }
@@ -162,31 +149,13 @@ impl Question {
 
     /// What to ask about the parts that differ.
     pub(super) fn next(&self, differing: &[Differing]) -> Vec<Self> {
-        let bits = self.of.bits;
-        let (large, small): (Vec<Differing>, Vec<Differing>) =
-            differing.iter().partition(|part| is_split(**part, bits));
-        let within = |parts: &[Differing]| Within {
-            bits,
-            parts: parts.iter().map(|part| part.part).collect(),
+        let question = |(of, keys_max)| Self {
+            of,
+            keys_max,
+            extra: Vec::new(),
+            compared: self.compared.clone(),
         };
-        let split = large.chunks(1).map(|part| {
-            Self::parts(
-                &self.of.entity,
-                self.compared.clone(),
-                bits + SPLIT_BITS,
-                Some(within(part)),
-            )
-        });
-        let mut next: Vec<Self> = split.collect();
-        let mut rest = small.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(fitting(rest, KEYS_MAX, PARTS_NAMED_MAX));
-            rest = later;
-            let keys_max = now.iter().map(|part| part.rows).sum();
-            let (entity, compared) = (&self.of.entity, self.compared.clone());
-            next.push(Self::keys(entity, compared, within(now), keys_max));
-        }
-        next
+        next(&self.of, differing).into_iter().map(question).collect()
     }
 
     fn is_within(&self, key: u64) -> bool {
@@ -251,9 +220,44 @@ impl Question {
     }
 }
 
-/// Whether a part has too many rows to ask for their keys, and can be split.
-fn is_split(part: Differing, bits: u32) -> bool {
-    part.rows > KEYS_MAX && bits + SPLIT_BITS <= BITS_MAX
+/// What to ask about the parts that differ, with how many keys can be an answer: for smaller ones where they have
+/// too many rows to ask for their keys at once, and for these otherwise.
+fn next(of: &DigestsOf, differing: &[Differing]) -> Vec<(DigestsOf, u64)> {
+    let ask = |want, bits, parts: &[Differing]| DigestsOf {
+        entity: of.entity.clone(),
+        want,
+        bits,
+        within: Some(Within {
+            bits: of.bits,
+            parts: parts.iter().map(|part| part.part).collect(),
+        }),
+        keys: None,
+    };
+    if let Some(more) = split_bits(differing, of.bits) {
+        return vec![(ask(Want::Parts, of.bits + more, differing), 0)];
+    }
+    let mut asked = Vec::new();
+    let mut rest = differing;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(fitting(rest, KEYS_MAX, PARTS_NAMED_MAX));
+        rest = later;
+        let keys_max = now.iter().map(|part| part.rows).sum();
+        asked.push((ask(Want::Keys, 0, now), keys_max));
+    }
+    asked
+}
+
+/// Into how many each of these parts is split, as bits; `None` where their keys are asked for instead.
+fn split_bits(parts: &[Differing], bits: u32) -> Option<u32> {
+    let rows: u64 = parts.iter().map(|part| part.rows).sum();
+    let count = parts.len() as u64;
+    if rows <= KEYS_MAX || rows <= count.saturating_mul(PART_ROWS_MIN) {
+        return None;
+    }
+    // So many parts at once are the most that a server tells the digests of.
+    let at_once = PARTS_BITS_MAX.checked_sub(count.next_power_of_two().ilog2())?;
+    let more = at_once.min(BITS_MAX.saturating_sub(bits));
+    (more >= SPLIT_BITS_MIN).then_some(more)
 }
 
 /// Holds the answers to questions against each other.
@@ -273,12 +277,55 @@ pub(super) fn answers(
 mod tests {
     use super::*;
 
+    /// So many parts that differ, with so many rows each.
+    fn differing(parts: u64, rows: u64) -> Vec<Differing> {
+        (0..parts).map(|part| Differing { part, rows }).collect()
+    }
+
     #[test]
-    fn a_part_is_split_until_its_keys_can_be_asked_for() {
-        let part = |rows| Differing { part: 0, rows };
-        assert!(is_split(part(KEYS_MAX + 1), 0));
-        assert!(!is_split(part(KEYS_MAX), 0));
+    fn parts_are_split_together_until_their_keys_can_be_asked_for() {
+        assert_eq!(split_bits(&differing(1, KEYS_MAX), 12), None);
+        assert_eq!(split_bits(&differing(1, KEYS_MAX + 1), 12), Some(16));
+        assert_eq!(split_bits(&differing(1_000, 1_000), 12), Some(6));
+        assert_eq!(split_bits(&differing(1_024, 1_000), 12), Some(6));
+        assert_eq!(split_bits(&differing(1_025, 1_000), 12), Some(5));
+        assert_eq!(split_bits(&differing(16_384, 65), 14), Some(2));
+    }
+
+    #[test]
+    fn parts_are_not_split_where_that_tells_little() {
+        // Nearly all rows differ.
+        assert_eq!(split_bits(&differing(10_000, PART_ROWS_MIN), 14), None);
+        assert_eq!(split_bits(&differing(16_385, 65), 15), None);
+        assert_eq!(split_bits(&differing(65_537, 65), 17), None);
         // All hashes alike, which no split tells apart.
-        assert!(!is_split(part(KEYS_MAX + 1), BITS_MAX));
+        assert_eq!(split_bits(&differing(1, KEYS_MAX + 1), BITS_MAX), None);
+    }
+
+    #[test]
+    fn each_part_that_differs_is_asked_about_once() {
+        let of = DigestsOf {
+            entity: EntityName::new("product"),
+            want: Want::Parts,
+            bits: 12,
+            within: None,
+            keys: None,
+        };
+        let [(smaller, 0)] = &next(&of, &differing(1_000, 1_000))[..] else {
+            panic!("one question splits them all");
+        };
+        let within = smaller.within.as_ref().expect("only those that differ");
+        assert_eq!((smaller.want, smaller.bits), (Want::Parts, 18));
+        assert_eq!((within.bits, within.parts.len()), (12, 1_000));
+
+        let asked = next(&of, &differing(10_000, 60));
+        assert!(
+            asked
+                .iter()
+                .all(|(of, keys_max)| of.want == Want::Keys && *keys_max <= KEYS_MAX)
+        );
+        let parts = asked.into_iter().filter_map(|(of, _)| Some(of.within?.parts));
+        assert!(parts.flatten().eq(0..10_000));
+        assert!(next(&of, &[]).is_empty());
     }
 }

@@ -345,3 +345,21 @@ async fn people_are_told_in_words_and_quiet_is_quiet() {
     let (code, said) = text(&["--repair"]).await;
     assert!(code == Some(0) && said.contains("were repaired"), "{said}");
 }
+
+/// More rows lie in parts that differ than keys are asked for at once, so that the parts are split first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_differ_are_found_where_parts_have_to_be_split() {
+    let table = "create table reading (id int primary key);
+        insert into reading select g from generate_series(1, 120000) g";
+    let (rig, store) = pulled(table, &["reading"]).await;
+    edit(&store, "delete from reading where id % 40 = 7");
+    let (code, told) = verify(&rig.url(), &store, &[]).await;
+    let missing: Vec<Value> = (7..=120_000).step_by(40).map(|id| json!({ "id": id })).collect();
+    let found = &told["entities"][0];
+    assert_eq!(
+        (code, &found["missing"], &found["extra"], &found["stale"]),
+        (3, &json!(missing), &json!([]), &json!([]))
+    );
+    let parts = found["parts"].as_u64().unwrap();
+    assert!(120_000 / parts > 64, "{parts} parts, too small to be split");
+}

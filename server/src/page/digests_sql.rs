@@ -97,7 +97,7 @@ impl Digested<'_> {
         // Behind the fence of `offset` the hash of a key is computed once for each row.
         let mut inner = vec![
             format!("{} as h", self.key_hash()),
-            format!("{} as d", self.text("t.changed_date", ValueKind::Text, true)),
+            format!("{} as d", self.changed_date()),
         ];
         let mut digest = "hashtextextended(r.d, r.h)".to_owned();
         for (place, text) in self.values() {
@@ -119,10 +119,7 @@ impl Digested<'_> {
     /// The key and the digest of each row.
     pub(super) fn keys(&self) -> Result<String, NulInText> {
         let hash = self.key_hash();
-        let mut digest = format!(
-            "hashtextextended({}, {hash})",
-            self.text("t.changed_date", ValueKind::Text, true)
-        );
+        let mut digest = format!("hashtextextended({}, {hash})", self.changed_date());
         for (place, text) in self.values() {
             digest.push_str(&value_digest(&text, &hash, place));
         }
@@ -210,9 +207,17 @@ impl Digested<'_> {
         self.entity.key.iter().fold("0".to_owned(), |seed, column| {
             let kind = ValueKind::of(&column.type_name);
             let value = format!("t.{}", identifier(&column.name));
-            let text = self.text(&value, kind, prints_by_cast(&column.type_name));
+            let text = self.text(&value, kind, &column.type_name);
             format!("hashtextextended({text}, {seed})")
         })
+    }
+
+    fn changed_date(&self) -> String {
+        self.text(
+            "t.changed_date",
+            ValueKind::TimestampWithZone,
+            "timestamp with time zone",
+        )
     }
 
     /// The texts of the published columns that are not part of the key, with their places; none where
@@ -233,14 +238,17 @@ impl Digested<'_> {
             // and no negative zero, and reads a single as it prints.
             ValueKind::Float if is_single => bits(&format!("nullif({value}, 'NaN')::text::float8")),
             ValueKind::Float => bits(&format!("nullif({value}, 'NaN')")),
-            kind => self.text(&value, kind, prints_by_cast(&column.type_name)),
+            kind => self.text(&value, kind, &column.type_name),
         }
     }
 
     /// The text that `COPY` prints of a value; null for a null.
-    fn text(&self, value: &str, kind: ValueKind, by_cast: bool) -> String {
-        let text = if by_cast {
+    fn text(&self, value: &str, kind: ValueKind, type_name: &str) -> String {
+        let text = if prints_by_cast(type_name) {
             format!("{value}::text")
+        } else if type_name == "boolean" {
+            // Spares the call of a function that is right for every type.
+            format!("case {value} when true then 't' when false then 'f' end")
         } else {
             // `is null` would say of a composite what is in it.
             format!("case when {value} is distinct from null then concat({value}) end")
