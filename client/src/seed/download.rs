@@ -91,12 +91,6 @@ async fn go_on(
         request = request.header(RANGE, format!("bytes={have}-"));
     }
     let mut response = request.send().await.map_err(Failure::Passing)?;
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(part)
-        .map_err(unwritable)?;
     let from = match response.status() {
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
         // Nothing is missing.
@@ -106,6 +100,12 @@ async fn go_on(
             0
         }
     };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(part)
+        .map_err(unwritable)?;
     file.set_len(from).map_err(unwritable)?;
     file.seek(SeekFrom::Start(from)).map_err(unwritable)?;
     let mut bytes = from;

@@ -94,6 +94,19 @@ pub(super) fn pack(image: &Path, contents: &ImageContents, out: &Path) -> io::Re
     Ok(header)
 }
 
+/// Whether a seed may be put in this place: nothing is there, or nothing in it, or a seed of any version.
+pub(super) fn may_replace(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened?,
+    };
+    let mut line = Vec::new();
+    BufReader::new(file)
+        .take(HEADER_BYTES_MAX)
+        .read_until(b'\n', &mut line)?;
+    Ok(line.is_empty() || serde_json::from_slice::<Form>(&line).is_ok())
+}
+
 /// Reads the first line, or says why it is none.
 pub(super) fn read_header(seed: &mut impl BufRead) -> Result<Header, String> {
     let mut line = Vec::new();

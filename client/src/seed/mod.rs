@@ -45,7 +45,12 @@ impl FromStr for SeedLocation {
             return Err("name a file, or an address that begins with http:// or https://".to_owned());
         }
         if !(text.starts_with("http://") || text.starts_with("https://")) {
-            return Ok(Self::File(PathBuf::from(text)));
+            return match text.split_once("://") {
+                Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => Err(format!(
+                    "{scheme}:// is not fetched; name a file, or an address that begins with http:// or https://"
+                )),
+                _ => Ok(Self::File(PathBuf::from(text))),
+            };
         }
         Url::parse(text)
             .map(Self::Url)
@@ -118,8 +123,9 @@ pub enum Seeding {
 
 /// Writes a seed of the store at `store` to `out`, beside a client that writes to the store.
 ///
-/// The store is read in one transaction and must not be in the middle of a pull. `out` is
-/// replaced at once when the seed is complete. Blocks for as long as it takes.
+/// The store is read in one transaction and must not be in the middle of a pull. A seed at `out` is
+/// replaced at once when the new one is complete; any other file there is refused, the store above all. Blocks for
+/// as long as it takes.
 pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<SeedReport, Error> {
     let (store, out) = (store.as_ref(), out.as_ref());
     let failed =
@@ -128,6 +134,11 @@ pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<Seed
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    let may_replace = format::may_replace(out).map_err(|error| failed("it cannot be read", error))?;
+    if !may_replace || is_of_store(out, store) {
+        let reason = "another file is there, which is no seed; name one that is not there yet, or a seed";
+        return Err(refused_for(&out.display().to_string(), reason.to_owned()));
+    }
     // In the folder of the seed, so that the last step is a rename; gone however this ends.
     let work = Scratch::new(folder, out).map_err(|error| failed("its folder cannot be written to", error))?;
     let contents = store::write_image(store, &work.path("image"))?;
@@ -135,6 +146,17 @@ pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<Seed
         .map_err(|error| failed("it cannot be written", error))?;
     fs::rename(work.path("seed"), out).map_err(|error| failed("it cannot be put in its place", error))?;
     Ok(SeedReport::new(&header))
+}
+
+/// Whether the file is the store's, or one that stands beside it while it is written.
+fn is_of_store(file: &Path, store: &Path) -> bool {
+    let files = ["", "-wal", "-shm", "-journal", ".lock"].map(|suffix| store::beside(store, suffix));
+    let Ok(file) = fs::canonicalize(file) else {
+        return false;
+    };
+    files
+        .iter()
+        .any(|other| fs::canonicalize(other).is_ok_and(|other| other == file))
 }
 
 /// A store made of a seed, not yet in its place.

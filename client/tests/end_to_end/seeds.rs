@@ -308,3 +308,43 @@ async fn a_download_goes_on_where_it_was_cut_off() {
     assert!(said.contains("404"), "{said}");
     rig.assert_equal(&store, TABLES, "no seed there").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_takes_no_other_files_place() {
+    let (rig, origin) = seeded().await;
+    let store = rig.store("origin.db");
+    let note = rig.store("note.txt");
+    std::fs::write(&note, "mine").unwrap();
+    let link = rig.store("link.db");
+    std::os::unix::fs::symlink(&store, &link).unwrap();
+    let before = std::fs::read(&store).unwrap();
+    for out in [&store, &link, &note, &rig.store("origin.db.lock")] {
+        let made = seed(&store, out).await;
+        assert_eq!(made.status.code(), Some(1), "{}", out.display());
+        assert!(said(&made).contains("no seed"), "{}", said(&made));
+    }
+    assert!(std::fs::read(&store).unwrap() == before);
+    assert_eq!(std::fs::read_to_string(&note).unwrap(), "mine");
+    // An older seed, and an empty file that somebody made to keep the name.
+    let empty = rig.store("empty.seed");
+    std::fs::write(&empty, "").unwrap();
+    for out in [&origin, &empty] {
+        let made = seed(&store, out).await;
+        assert!(made.status.success(), "{}", said(&made));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_that_is_not_there_leaves_nothing_behind() {
+    let rig = Rig::start(SQL, TABLES).await;
+    // The server of changes has no seeds, and says so with 404.
+    let url = format!("http://{}/shop.seed", rig.address);
+    let store = rig.store("none.db");
+    begin(&rig, &store, &url).await;
+    assert!(!rig.store("none.db.seed-part").exists());
+    let mut command = client("pull", &rig.store("ftp.db"));
+    command.args(["--server", &url, "--seed", "ftp://127.0.0.1/shop.seed"]);
+    let refused = output(command).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("http://"), "{}", said(&refused));
+}
