@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use highwater_server::auth::{
     self, AuthOptions, Authenticator, NewKey, TokenAlgorithm, TokenKeys, TokenOptions,
@@ -109,8 +110,8 @@ pub(crate) struct New {
     #[arg(long)]
     name: String,
 
-    /// An entity that may be read; repeatable [default: all]
-    #[arg(long, value_name = "ENTITY")]
+    /// An entity that may be read; repeatable, or with commas [default: all]
+    #[arg(long, value_name = "ENTITY", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     entity: Vec<String>,
 
     /// Rows that may be seen of entities with this scope column; repeatable [default: none of them]
@@ -122,8 +123,16 @@ pub(crate) struct New {
     operator: bool,
 
     /// When the key expires, from now: 90d, 12h [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = validity)]
     expires: Option<Duration>,
+}
+
+/// Reads for how long a key is good.
+fn validity(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("the key would be good for nothing".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    }
 }
 
 /// Reads a value of a scope column.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_server::ServeOptions;
 use highwater_server::auth::Authenticator;
@@ -23,6 +24,11 @@ use crate::transport::Transport;
 const TICK_MIN: Duration = Duration::from_millis(10);
 
 const TICK_MAX: Duration = Duration::from_secs(10);
+
+/// A thousand years: Postgres' dates reach back further.
+const AGE_MAX: Duration = Duration::from_hours(24 * 365_250);
+
+const LOCK_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// Serves what changed in Postgres tables since a cursor, exactly.
 #[derive(Debug, Parser)]
@@ -114,7 +120,7 @@ transactions and can be interrupted.")]
         #[command(flatten)]
         database: Database,
         /// What was deleted longer ago than this is removed: 90d, 12h, 30s
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", value_parser = age)]
         older_than: Duration,
         /// Only count what would be removed
         #[arg(long)]
@@ -151,7 +157,7 @@ Print it again after a new table was enabled.")]
         #[command(flatten)]
         database: Database,
         /// The role that `serve` logs in as
-        #[arg(long, default_value = "highwater_server", value_name = "ROLE")]
+        #[arg(long, default_value = "highwater_server", value_name = "ROLE", value_parser = NonEmptyStringValueParser::new())]
         role: String,
     },
     /// Looks for what is wrong, or soon will be, and says what to do
@@ -260,6 +266,26 @@ impl Serve {
     }
 }
 
+/// Reads an age. Without a unit it may have been meant in days.
+fn age(text: &str) -> Result<Duration, String> {
+    let age = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Err("it has no unit; write it as 90d or 12h".to_owned())
+    } else if age > AGE_MAX {
+        Err("nothing is older than 1,000 years".to_owned())
+    } else {
+        Ok(age)
+    }
+}
+
+/// Reads how long a lock is waited for.
+fn lock_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(wait) if wait > LOCK_TIMEOUT_MAX => Err("a day is the most".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    }
+}
+
 /// Reads a tick. A shorter one keeps Postgres busy; with a longer one waiting is worth little.
 fn tick(text: &str) -> Result<Duration, String> {
     let tick = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -329,7 +355,7 @@ pub(crate) struct Enable {
     pub(crate) deleted_column: Option<String>,
 
     /// How long one attempt waits for the lock on the table; writers may wait behind it for that long. There are 30 attempts
-    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = lock_timeout)]
     pub(crate) lock_timeout: Duration,
 
     /// Print the SQL, and change nothing
@@ -361,6 +387,21 @@ mod tests {
         let (serve, library) = (serve(&[]).unwrap(), ServeOptions::default());
         assert_eq!(format!("{:?}", serve.chosen(None)), format!("{library:?}"));
         assert!(library.connections_max > library.requests_max + library.waiting_max);
+    }
+
+    #[test]
+    fn an_age_has_a_unit() {
+        assert_eq!(age("90d"), Ok(Duration::from_hours(90 * 24)));
+        assert_eq!(age("0s"), Ok(Duration::ZERO));
+        for bad in ["0", "90", "", "old", "999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_a_day_at_most() {
+        assert_eq!(lock_timeout("24h"), Ok(LOCK_TIMEOUT_MAX));
+        assert!(lock_timeout("25h").is_err());
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity};
+use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, Purged};
 use highwater_server::caller::{Caller, Grant};
 use highwater_server::doctor::DoctorOptions;
 use highwater_server::node::Node;
 use highwater_server::pooler;
 use highwater_server::why::{self, Hearer, Question};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::cli::{Cli, Command, Database, Enable, Why};
 use crate::{callers, package, serving};
@@ -49,14 +49,15 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         } => {
             let purged = admin::purge(&mut connect(&database).await?, older_than, dry_run).await?;
             if json {
-                say(&serde_json::to_string(&purged)?)
+                say(&serde_json::to_string(&purged)?)?;
             } else {
                 let verb = if dry_run { "would be removed" } else { "removed" };
                 let lines = purged
                     .iter()
                     .map(|purged| format!("{}: {} {verb}", purged.entity, purged.removed));
-                say(&lines.collect::<Vec<_>>().join("\n"))
+                say(&lines.collect::<Vec<_>>().join("\n"))?;
             }
+            stopped(&purged)
         }
         Command::Touch { database, table } => {
             if !admin::touch(&mut connect(&database).await?, &table).await? {
@@ -129,7 +130,27 @@ async fn enable(enable: Enable) -> anyhow::Result<()> {
         return say(plan.trim_end());
     }
     admin::enable(&mut connection, &enable.table, &options).await?;
-    say(&format!("{} is an entity", enable.table))
+    say(&format!("{} is an entity", enable.table))?;
+    for role in admin::without_rights(&mut connection, &enable.table).await? {
+        say(&format!(
+            "the role {role} may not read it, so a server that logs in as it leaves it out; run: \
+             highwater-server grants --role {role} | psql \"$DATABASE_URL\""
+        ))?;
+    }
+    Ok(())
+}
+
+/// The error for entities of which not all could be purged.
+fn stopped(purged: &[Purged]) -> anyhow::Result<()> {
+    let stopped = purged.iter().filter_map(|purged| {
+        let reason = purged.stopped.as_ref()?;
+        Some(format!("{} was not purged to its end: {reason}", purged.entity))
+    });
+    let stopped: Vec<String> = stopped.collect();
+    if stopped.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", stopped.join("\n"))
 }
 
 /// What was found is the answer, and no error; where it is serious, scripts are to notice.
@@ -150,12 +171,13 @@ async fn doctor(database: &Database, options: &DoctorOptions, json: bool) -> any
 /// Asks the database itself, for an operator.
 async fn why(asked: Why) -> anyhow::Result<()> {
     let options = pooler::options(&asked.database.database_url).context("--database-url is not usable")?;
+    let place = pooler::place(&options);
     // Nothing is asked twice, so nothing need stay prepared, and a pooler may stand between.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .connect_with(options)
         .await;
-    let node = Node::new(pool.context("cannot connect to the database")?).pooled(true);
+    let node = Node::new(pool.with_context(|| cannot_connect(&place))?).pooled(true);
     let name = why::entity_of(&node, &asked.entity)
         .await
         .map_err(AdminError::from)?;
@@ -192,10 +214,18 @@ async fn why(asked: Why) -> anyhow::Result<()> {
 }
 
 async fn connect(database: &Database) -> anyhow::Result<PgConnection> {
-    let options = pooler::options(&database.database_url).context("--database-url is not usable")?;
+    // To wait for a lock, or to build an index, is slow and no fault.
+    let options = pooler::options(&database.database_url)
+        .context("--database-url is not usable")?
+        .disable_statement_logging();
     PgConnection::connect_with(&options)
         .await
-        .context("cannot connect to the database")
+        .with_context(|| cannot_connect(&pooler::place(&options)))
+}
+
+/// What is said where there is no connection; the cause follows.
+pub(crate) fn cannot_connect(place: &str) -> String {
+    format!("cannot connect to the database at {place}")
 }
 
 pub(crate) fn say(text: &str) -> anyhow::Result<()> {

@@ -8,14 +8,35 @@
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, Row};
 
+/// What the address of a Postgres begins with.
+const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
 /// How often two connections are compared. One comparison misses a pooler only if others use it at that moment.
 const COMPARISONS: u32 = 8;
 
 /// How to connect to the database at an address. Poolers refuse settings that they do not know, and what
 /// has to print exactly is set in every transaction.
+///
+/// # Errors
+///
+/// [`sqlx::Error::Configuration`] for what is no address of a Postgres.
 pub fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+        let what =
+            "an address of a database begins with postgres://, such as postgres://postgres@localhost/shop";
+        return Err(sqlx::Error::Configuration(what.into()));
+    }
     let options: PgConnectOptions = url.parse()?;
     Ok(options.extra_float_digits(None))
+}
+
+/// Where the database is, for people.
+pub fn place(options: &PgConnectOptions) -> String {
+    let port = options.get_port();
+    match options.get_socket() {
+        Some(folder) => format!("{}, port {port}", folder.display()),
+        None => format!("{}:{port}", options.get_host()),
+    }
 }
 
 /// Whether two connections come to share one process of Postgres while both are open, or one of them changes its

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::callers::reload_on_hangup;
 use crate::cli::{LogFormat, Serve};
+use crate::commands::cannot_connect;
 
 /// How long a request waits for a connection to Postgres.
 const ACQUIRE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -47,8 +48,9 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
     let connect = pooler::options(&options.database.database_url)
         .context("--database-url is not usable")?
         .application_name("highwater-server");
+    let place = pooler::place(&connect);
     let pooled = pooler::lends_connections(&connect).await;
-    chosen.is_pooled = pooled.context("cannot connect to the database")?;
+    chosen.is_pooled = pooled.with_context(|| cannot_connect(&place))?;
     if chosen.is_pooled {
         tracing::info!(
             "a pooler lends connections for one transaction each; statements are not kept prepared"
@@ -59,7 +61,7 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
         .acquire_timeout(ACQUIRE_WAIT_MAX)
         .connect_with(connect)
         .await
-        .context("cannot connect to the database")?;
+        .with_context(|| cannot_connect(&place))?;
     let callers = listen(options.listen).await?;
     let metrics = match options.metrics_listen {
         Some(address) => Some(listen(address).await?),
@@ -77,7 +79,6 @@ pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
             tracing::warn!(%address, "whoever reaches this address reads the names of entities and how much is moved");
         }
     }
-    tracing::info!(address = %callers.local_addr()?, "serving");
     highwater_server::serve(Listeners { callers, metrics }, pool, chosen, shutdown).await?;
     tracing::info!("stopped");
     Ok(())

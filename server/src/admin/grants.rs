@@ -69,3 +69,21 @@ pub async fn grants(connection: &mut PgConnection, role: &str) -> Result<String,
     );
     Ok(script)
 }
+
+/// The roles that may read what Highwater remembers, as those do that serve, and not this table.
+pub async fn without_rights(connection: &mut PgConnection, table: &str) -> Result<Vec<String>, AdminError> {
+    let mut transaction = connection.begin().await?;
+    let roles = unprepared::query_scalar(
+        "select r.rolname::text
+         from pg_class c, pg_roles r
+         where c.oid = $1::text::regclass and r.rolcanlogin and not r.rolsuper
+           and has_schema_privilege(r.oid, 'highwater', 'usage') and has_table_privilege(r.oid, 'highwater.tombstone', 'select')
+           and not (has_schema_privilege(r.oid, c.relnamespace, 'usage') and has_table_privilege(r.oid, c.oid, 'select'))
+         order by 1",
+    )
+    .bind(table)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(roles)
+}

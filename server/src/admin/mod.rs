@@ -5,7 +5,7 @@
 
 use highwater_shared::EntityName;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgDatabaseError, PgRow};
 use sqlx::{Connection as _, Decode, PgConnection, Postgres, Row, Type};
 
 mod enable;
@@ -16,7 +16,7 @@ mod migrate;
 mod purge;
 
 pub use enable::{EnableOptions, disable, enable, plan_disable, plan_enable};
-pub use grants::grants;
+pub use grants::{grants, without_rights};
 pub use locks::{LOCK_ATTEMPTS_MAX, LOCK_WAIT};
 pub use migrate::migrate;
 pub(crate) use migrate::{applied, migrator};
@@ -65,22 +65,30 @@ pub enum AdminError {
 
 impl From<sqlx::Error> for AdminError {
     fn from(error: sqlx::Error) -> Self {
-        let Some(refusal) = error.as_database_error() else {
+        let refusal = error.as_database_error();
+        let Some(refusal) = refusal.and_then(|refusal| refusal.try_downcast_ref::<PgDatabaseError>()) else {
             return Self::Postgres(error);
         };
-        match refusal.code().as_deref() {
-            Some("3F000" | "42P01") if refusal.message().contains("\"highwater") => Self::NotMigrated,
-            _ => {
-                let hint = refusal
-                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                    .and_then(sqlx::postgres::PgDatabaseError::hint)
-                    .map(|hint| format!("; {hint}"))
-                    .unwrap_or_default();
-                Self::Refused {
-                    message: format!("{}{hint}", refusal.message()),
-                }
-            }
+        match refusal.code() {
+            "3F000" | "42P01" if refusal.message().contains("\"highwater") => Self::NotMigrated,
+            _ => Self::Refused {
+                message: format!("{}{}", refusal.message(), advice(refusal)),
+            },
         }
+    }
+}
+
+/// What to do about a refusal of Postgres', where that or Postgres itself says it.
+fn advice(refusal: &PgDatabaseError) -> String {
+    match (refusal.code(), refusal.hint()) {
+        // A view of all columns, say. To drop it by `cascade`, as Postgres hints, nobody was asked.
+        ("2BP01", _) => format!(
+            ": {}; drop these, try again, and make them anew",
+            refusal.detail().unwrap_or("a view, or the like")
+        ),
+        (_, Some(hint)) => format!("; {hint}"),
+        ("42501", None) => "; log in as the role that owns the tables and has run `migrate`".to_owned(),
+        (_, None) => String::new(),
     }
 }
 
@@ -158,7 +166,10 @@ pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<(), A
     let tables = entity::tables(&mut transaction).await?;
     transaction.rollback().await?;
     for table in tables {
-        indexes::build(connection, &table.table, table.number, "xid", None).await?;
+        // Those on the column have gone with it; the others are there.
+        for kind in INDEXES {
+            indexes::build(connection, &table.table, table.number, kind, None).await?;
+        }
     }
     Ok(())
 }

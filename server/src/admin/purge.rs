@@ -7,11 +7,15 @@ use highwater_shared::EntityName;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::AdminError;
-use crate::entity;
+use crate::database::sqlstate;
+use crate::entity::{self, Table};
 use crate::unprepared;
 
 /// The most rows of each kind that one transaction of a purge removes.
 const PURGE_BATCH_ROWS: i32 = 5_000;
+
+/// Postgres' code for a row that others refer to.
+const FOREIGN_KEY: &str = "23503";
 
 /// What `purge` would remove, or has removed, of one entity.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -20,10 +24,16 @@ pub struct Purged {
     pub entity: EntityName,
     /// Tombstones, truncations and flagged rows.
     pub removed: u64,
+    /// Why not all could be removed: other rows refer to flagged ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 /// Removes what has been deleted for longer than `older_than`, entity by entity, in small
 /// transactions: it can be interrupted at any time, and run again. With `dry_run` it only counts.
+///
+/// Where rows of another table refer to flagged ones, the others come first: those may be entities whose
+/// rows are to go as well.
 pub async fn purge(
     connection: &mut PgConnection,
     older_than: Duration,
@@ -39,42 +49,109 @@ pub async fn purge(
             .await?;
     let tables = entity::tables(&mut transaction).await?;
     transaction.rollback().await?;
-    let mut purged = Vec::new();
-    for table in tables {
-        let mut removed = 0;
-        if dry_run {
-            let mut transaction = connection.begin().await?;
-            removed = unprepared::query_scalar(AssertSqlSafe(format!(
-                "select (select count(*) from highwater.tombstone t where t.entity = $1 and t.changed_date < $2)
-                      + (select count(*) from highwater.truncation t where t.entity = $1 and t.changed_date < $2)
-                      + (select count(*) from {} t where t.deleted and t.changed_date < $2)",
-                table.table
-            )))
-            .bind(table.number)
-            .bind(before)
-            .fetch_one(&mut *transaction)
-            .await?;
-            transaction.rollback().await?;
-        } else {
-            loop {
-                let mut transaction = connection.begin().await?;
-                let batch: i32 = unprepared::query_scalar("select highwater.purge($1, $2, $3)")
-                    .bind(table.number)
-                    .bind(before)
-                    .bind(PURGE_BATCH_ROWS)
-                    .fetch_one(&mut *transaction)
-                    .await?;
-                transaction.commit().await?;
-                if batch == 0 {
-                    break;
-                }
-                removed += i64::from(batch);
-            }
+    if dry_run {
+        let mut due = Vec::new();
+        for table in tables {
+            let removed = count(connection, &table, before).await?;
+            due.push(Purged::new(&table, removed));
         }
-        purged.push(Purged {
-            entity: table.name,
-            removed: removed.unsigned_abs(),
-        });
+        return Ok(due);
     }
-    Ok(purged)
+    let begun = tables.into_iter().map(|table| {
+        let purged = Purged::new(&table, 0);
+        (table, purged)
+    });
+    let (mut pending, mut done): (Vec<_>, Vec<_>) = (begun.collect(), Vec::new());
+    loop {
+        let (mut stopped, mut removed_now) = (Vec::new(), 0);
+        for (table, mut purged) in pending {
+            let (removed, reason) = remove(connection, &table, before).await?;
+            removed_now += removed;
+            purged.removed += removed;
+            purged.stopped = reason;
+            let ended = if purged.stopped.is_some() {
+                &mut stopped
+            } else {
+                &mut done
+            };
+            ended.push((table, purged));
+        }
+        pending = stopped;
+        if pending.is_empty() || removed_now == 0 {
+            break;
+        }
+    }
+    done.extend(pending);
+    done.sort_by_key(|(table, _)| table.number);
+    Ok(done.into_iter().map(|(_, purged)| purged).collect())
+}
+
+impl Purged {
+    fn new(table: &Table, removed: u64) -> Self {
+        Self {
+            entity: table.name.clone(),
+            removed,
+            stopped: None,
+        }
+    }
+}
+
+async fn count(
+    connection: &mut PgConnection,
+    table: &Table,
+    before: DateTime<Utc>,
+) -> Result<u64, AdminError> {
+    let mut transaction = connection.begin().await?;
+    let count: i64 = unprepared::query_scalar(AssertSqlSafe(format!(
+        "select (select count(*) from highwater.tombstone t where t.entity = $1 and t.changed_date < $2)
+              + (select count(*) from highwater.truncation t where t.entity = $1 and t.changed_date < $2)
+              + (select count(*) from {} t where t.deleted and t.changed_date < $2)",
+        table.table
+    )))
+    .bind(table.number)
+    .bind(before)
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Removes what is due of one entity, and tells how much that was, and what it was stopped by.
+async fn remove(
+    connection: &mut PgConnection,
+    table: &Table,
+    before: DateTime<Utc>,
+) -> Result<(u64, Option<String>), AdminError> {
+    let mut removed = 0;
+    loop {
+        match batch(connection, table, before).await {
+            Ok(0) => return Ok((removed, None)),
+            Ok(batch) => removed += batch,
+            Err(error) if sqlstate(&error).as_deref() == Some(FOREIGN_KEY) => {
+                let reason = format!(
+                    "{}; flag or delete the rows that refer to these, and purge again",
+                    AdminError::from(error)
+                );
+                return Ok((removed, Some(reason)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn batch(
+    connection: &mut PgConnection,
+    table: &Table,
+    before: DateTime<Utc>,
+) -> Result<u64, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let batch: i32 = unprepared::query_scalar("select highwater.purge($1, $2, $3)")
+        .bind(table.number)
+        .bind(before)
+        .bind(PURGE_BATCH_ROWS)
+        .fetch_one(&mut *transaction)
+        .await?;
+    // A constraint may be deferred until here.
+    transaction.commit().await?;
+    Ok(u64::from(batch.unsigned_abs()))
 }

@@ -121,6 +121,9 @@ pub async fn serve(
     let tasks = [shared.watch(), shared.authenticate()];
     // Before the first request, so that it finds a date it can be sure of.
     shared.watcher.fresh().await;
+    if let Ok(address) = callers.local_addr() {
+        tracing::info!(%address, "serving");
+    }
     connection::widen(&callers);
     let app = router(Arc::clone(&shared), own_id, metrics.is_none());
     let (limits, counted) = (&shared.options, &shared.node.metrics);

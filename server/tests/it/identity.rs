@@ -4,7 +4,7 @@ use highwater_server::{ServeOptions, admin};
 use highwater_testbed::{Cluster, Profile, caught_up, cut_off, promote, until};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
-use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
+use crate::rig::{Copy, Pull as _, Rig, Served, cluster, pool, run, source};
 
 /// Pulls, and after a 410 begins without a cursor, as every client does.
 async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {
@@ -297,4 +297,33 @@ async fn a_base_backup_whose_log_is_behind_is_another_source() {
 #[tokio::test]
 async fn a_base_backup_whose_ids_are_behind_is_another_source() {
     put_back(&[FEW_BYTES; 10], &[MANY_BYTES]).await;
+}
+
+#[tokio::test]
+async fn a_rebase_leaves_every_index_there() {
+    let tables = "create table product (id int primary key, shop int not null); create table part (id int primary key)";
+    let rig = Rig::start(tables).await;
+    rig.enable_scoped("product", "shop").await;
+    rig.enable(&["part"]).await;
+    let mut connection = rig.database.connect().await.unwrap();
+    admin::rebase(&mut connection, false).await.unwrap();
+    for entity in admin::entities(&mut connection).await.unwrap() {
+        assert!(entity.indexed, "{}", entity.name);
+    }
+}
+
+/// A view of all columns is soon made, and Postgres would drop it with the column.
+#[tokio::test]
+async fn a_view_that_stands_in_the_way_of_a_rebase_is_named() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    rig.run("create view everything as select * from product").await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let refused = admin::rebase(&mut connection, false)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("view public.everything"), "{refused}");
+    rig.run("drop view everything").await;
+    admin::rebase(&mut connection, false).await.unwrap();
 }

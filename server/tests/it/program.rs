@@ -376,3 +376,41 @@ async fn nobody_serves_others_without_saying_who_may_call() {
     let said = serve(&["--jwt-jwks", "http://issuer.example/keys"]);
     assert!(said.contains("only https"), "{said}");
 }
+
+#[test]
+fn an_address_that_leads_to_no_database_is_named() {
+    let said = |url: &str| {
+        let (code, _, error) = output(&["entities", "--database-url", url]);
+        assert_eq!(code, Some(1), "{error}");
+        error
+    };
+    for url in ["mysql://root@127.0.0.1/shop", "shop", "", "host=127.0.0.1"] {
+        assert!(said(url).contains("postgres://"), "{url}: {}", said(url));
+    }
+    let nobody = said("postgres://postgres@127.0.0.1:1/shop");
+    assert!(nobody.contains("127.0.0.1:1"), "{nobody}");
+}
+
+#[tokio::test]
+async fn whoever_enables_a_table_hears_which_role_may_not_read_it() {
+    let rig =
+        Rig::start("create table product (id int primary key); create table part (id int primary key)").await;
+    let role = format!("serves_{}", rig.database.name());
+    rig.run(&format!("create role \"{role}\" login")).await;
+    let url = rig.database.url();
+    let (_, grants, _) = output(&["grants", "--role", &role, "--database-url", &url]);
+    rig.run(&grants).await;
+    let enable = |table: &str| output(&["enable", table, "--database-url", &url]).1;
+    let said = enable("product");
+    assert!(
+        said.starts_with("product is an entity\n") && said.contains(&role),
+        "{said}"
+    );
+    assert!(said.contains("highwater-server grants"), "{said}");
+    let (_, grants, _) = output(&["grants", "--role", &role, "--database-url", &url]);
+    rig.run(&grants).await;
+    let again = enable("product");
+    assert!(!again.contains(&role), "{again}");
+    rig.run(&format!("drop owned by \"{role}\"; drop role \"{role}\""))
+        .await;
+}

@@ -10,6 +10,10 @@ use crate::rig::{Copy, Pull as _, Rig};
 const PRODUCT: &str = "create table product (id int primary key, name text);
     insert into product select g, 'p' || g from generate_series(1, 20) g";
 
+const FAMILY: &str = "create table parent (id int primary key); insert into parent values (1), (2);
+    create table child (id int primary key, parent int references parent); insert into child values (1, 1), (2, 2);
+    create table other (id int primary key); insert into other values (1), (2), (3)";
+
 async fn purge(rig: &Rig, older_than: Duration, dry_run: bool) -> u64 {
     let mut connection = rig.database.connect().await.unwrap();
     let purged = admin::purge(&mut connection, older_than, dry_run).await.unwrap();
@@ -122,4 +126,45 @@ async fn partitions_are_purged_too() {
     let mut copy = Copy::default();
     copy.pull(&rig.server, 0).await;
     assert_eq!(copy.rows("part"), rig.source("part", "id, area").await);
+}
+
+/// Parents are enabled before their children as a rule, and flagged rows refer to each other as live ones do.
+#[tokio::test]
+async fn rows_that_refer_to_others_are_purged_first() {
+    let rig = Rig::start(FAMILY).await;
+    rig.enable(&["parent", "child", "other"]).await;
+    rig.run("update child set deleted = true where id = 1; update parent set deleted = true where id = 1")
+        .await;
+    assert_eq!(purge(&rig, Duration::ZERO, false).await, 2);
+    let left = "select (select count(*) from parent) + (select count(*) from child)";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&rig.pool).await.unwrap();
+    assert_eq!(left, 2);
+}
+
+#[tokio::test]
+async fn what_live_rows_refer_to_is_named_and_stops_no_other_entity() {
+    let rig = Rig::start(FAMILY).await;
+    rig.enable(&["parent", "child", "other"]).await;
+    rig.run("update parent set deleted = true where id = 1; delete from other")
+        .await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+        .await
+        .unwrap();
+    let found: Vec<_> = purged
+        .iter()
+        .map(|of| (of.entity.as_str(), of.removed, of.stopped.is_some()))
+        .collect();
+    assert_eq!(
+        found,
+        [("parent", 0, true), ("child", 0, false), ("other", 3, false)]
+    );
+    let reason = purged[0].stopped.as_ref().unwrap();
+    assert!(reason.contains("on table \"child\""), "{reason}");
+    // Once nothing refers to it any more.
+    rig.run("update child set parent = 2 where parent = 1").await;
+    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+        .await
+        .unwrap();
+    assert_eq!((purged[0].removed, &purged[0].stopped), (1, &None));
 }
