@@ -27,7 +27,8 @@ pub struct Described {
 /// rows of the catalog, and what no row of the table's own tells, such as the name of a type.
 pub(crate) const SIGNATURE: &str = "
 select encode(sha256(convert_to(coalesce(string_agg(
-    concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature, security.signature), ';'
+    concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature, security.signature,
+              has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')), ';'
     order by e.number), ''), 'UTF8')), 'hex')
 from highwater.entity e
 join pg_class c on c.oid = e.relation

@@ -172,6 +172,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
             select concat_ws(' ', current_user, string_agg(concat_ws('/', p.oid, p.xmin), ',' order by p.oid))
             from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass))
     end), 0) as incarnation,
+    has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable,
     row_security_active(c.oid) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.purged_xid::text as purged_xid,
@@ -247,7 +248,11 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
         .try_get::<Option<_>, _>("scope_column")?
         .zip(row.try_get::<Option<_>, _>("scope_cast")?)
         .map(|(column, cast)| ScopeColumn { column, cast });
-    let fault = if row.try_get("key_changed")? {
+    let fault = if !row.try_get::<bool, _>("readable")? {
+        Some(format!(
+            "the server's role may not read {table}; run `highwater-server grants` for it, after each `enable`"
+        ))
+    } else if row.try_get("key_changed")? {
         Some(format!("the primary key of {table} has changed; {remedy}"))
     } else if is_row_secured && scope.is_none() {
         // A row that leaves what the role may read would stay in every store.

@@ -40,9 +40,14 @@ pub(super) async fn check(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
         .await?;
     for (table, may_read, _) in &rows {
         if !may_read {
+            let consequence = if table.starts_with("highwater.") {
+                "The server answers with an error."
+            } else {
+                "The server leaves the entity out."
+            };
             e.found(Serious, "rights_missing").of(&role).says(
                 format!("it may not read {table}"),
-                "The server answers with an error, or leaves the entity out.",
+                consequence,
                 grants.clone(),
             );
         }

@@ -75,6 +75,9 @@ impl OpenPage {
     }
 }
 
+/// Postgres' code for what a role may not do.
+const NO_RIGHT: &str = "42501";
+
 /// Begins a page: locks, snapshot, checks, plan.
 pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError> {
     let mut connection = node.connect().await?;
@@ -231,10 +234,7 @@ pub(crate) async fn look(
     seen: &Snapshot,
 ) -> Result<Look, ReadError> {
     let seen = Seen::Snapshot(seen.clone());
-    look_at(connection, node, &Asked::All, &seen, None, |entity| {
-        entity.fault.is_none()
-    })
-    .await
+    look_at(connection, node, &Asked::All, &seen, None, |_| true).await
 }
 
 /// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`,
@@ -265,8 +265,9 @@ async fn look_at(
             }
             None => Limits::default(),
         };
-        let probed: Vec<(&Entity, Probed<'_>)> = entities
-            .iter()
+        // What cannot be served may not even be readable.
+        let served = || entities.iter().filter(|entity| entity.fault.is_none());
+        let probed: Vec<(&Entity, Probed<'_>)> = served()
             .filter(|entity| wanted(entity))
             .map(|entity| match caller {
                 Some(_) => (entity, Probed::Within(limits.of(entity.covered.number))),
@@ -274,7 +275,7 @@ async fn look_at(
             })
             .collect();
         let probe = probe::probe(&probed, seen);
-        let tables: Vec<&str> = entities.iter().map(|entity| entity.table.as_str()).collect();
+        let tables: Vec<&str> = served().map(|entity| entity.table.as_str()).collect();
         let opened = async {
             let claim = connection.begin_on(node, &tables).await?;
             connection.open(claim, &probe).await
@@ -291,6 +292,8 @@ async fn look_at(
             // Tables were altered since, or between the lock and the snapshot.
             Ok(_) => {}
             Err(error) if is_outdated(&error) => {}
+            // A right was taken away since, which a new description tells.
+            Err(error) if was_remembered && sqlstate(&error).as_deref() == Some(NO_RIGHT) => {}
             Err(error) => return Err(error.into()),
         }
         connection.end().await?;

@@ -2,9 +2,31 @@
 
 use std::str::FromStr as _;
 
+use highwater_server::admin;
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::rig::{Copy, Pull as _, Rig, Served};
+
+/// A role that may read Highwater's own tables and `product`, and connections that act as it.
+async fn reader(rig: &Rig) -> (String, PgPool) {
+    let role = format!("reader_{}", rig.database.name());
+    rig.run(&format!(
+        "create role \"{role}\" login; grant usage on schema highwater to \"{role}\";
+         grant select on all tables in schema highwater to \"{role}\"; grant select on product to \"{role}\""
+    ))
+    .await;
+    let options = PgConnectOptions::from_str(&rig.database.url())
+        .unwrap()
+        .options([("role", role.as_str())]);
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options);
+    (role, pool.await.unwrap())
+}
+
+async fn drop_role(rig: &Rig, role: &str) {
+    rig.run(&format!("drop owned by \"{role}\"; drop role \"{role}\""))
+        .await;
+}
 
 /// A role that may read the entities and Highwater's own tables serves every kind of page, the
 /// nudge of the log included, and nothing it does changes a table.
@@ -12,20 +34,7 @@ use crate::rig::{Copy, Pull as _, Rig, Served};
 async fn a_role_that_can_only_read_serves() {
     let rig = Rig::start("create table product (id int primary key, name text); insert into product select g from generate_series(1, 9) g").await;
     rig.enable(&["product"]).await;
-    let role = format!("reader_{}", rig.database.name());
-    rig.run(&format!(
-        "create role \"{role}\"; grant usage on schema highwater to \"{role}\";
-         grant select on all tables in schema highwater to \"{role}\"; grant select on product to \"{role}\""
-    ))
-    .await;
-    let options = PgConnectOptions::from_str(&rig.database.url())
-        .unwrap()
-        .options([("role", role.as_str())]);
-    let reader = PgPoolOptions::new()
-        .max_connections(4)
-        .connect_with(options)
-        .await
-        .unwrap();
+    let (role, reader) = reader(&rig).await;
     assert!(
         sqlx::query("delete from product").execute(&reader).await.is_err(),
         "the role can write"
@@ -45,6 +54,52 @@ async fn a_role_that_can_only_read_serves() {
 
     drop(server);
     reader.close().await;
-    rig.run(&format!("drop owned by \"{role}\"; drop role \"{role}\""))
-        .await;
+    drop_role(&rig, &role).await;
+}
+
+/// Whoever enables a table and forgets the grant takes nothing from those who pull the others.
+#[tokio::test]
+async fn an_entity_that_the_role_may_not_read_is_left_out_until_it_may() {
+    let tables = "create table product (id int primary key); insert into product select g from generate_series(1, 9) g;
+        create table late (id int primary key); insert into late select g from generate_series(1, 5) g";
+    let rig = Rig::start(tables).await;
+    rig.enable(&["product"]).await;
+    let (role, reader) = reader(&rig).await;
+    let server = Served::start(&reader).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+
+    rig.enable(&["late"]).await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let without = admin::without_rights(&mut connection, "late").await.unwrap();
+    assert!(without.contains(&role), "{without:?}");
+    rig.run("update product set id = id + 100 where id = 1").await;
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    assert!(copy.rows("late").is_empty());
+    let named = server.get("/changes?entity=late").await;
+    assert_eq!(named.status(), 503);
+    let problem: serde_json::Value = named.json().await.unwrap();
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("highwater-server grants"), "{problem}");
+
+    rig.run(&format!("grant select on late to \"{role}\"")).await;
+    assert!(
+        admin::without_rights(&mut connection, "late")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("late"), rig.source("late", "id").await);
+    rig.run(&format!(
+        "revoke select on late from \"{role}\"; delete from product where id = 2"
+    ))
+    .await;
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+
+    drop(server);
+    reader.close().await;
+    drop_role(&rig, &role).await;
 }
