@@ -29,7 +29,7 @@ pub(crate) fn address(server: &str) -> Result<Url, Error> {
         });
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(refuse("it carries a query"));
+        return Err(refuse("it carries a query or a fragment"));
     }
     Ok(url)
 }

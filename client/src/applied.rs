@@ -18,10 +18,12 @@ pub struct PageApplied {
     pub last_sync_date: Timestamp,
     /// Rows that came, new or changed.
     pub rows: u64,
-    /// Keys that came, of rows that are gone.
+    /// Rows that are gone: keys that came, and rows of an entity that began anew which did not come again.
     pub deleted: u64,
     /// What changed for readers, by entity; entities of which nothing came are left out.
     pub entities: Vec<EntityApplied>,
+    /// Entities that the server offered until now, and no longer does.
+    pub withdrawn: Vec<EntityName>,
 }
 
 /// What changed for readers in one entity.
@@ -69,7 +71,7 @@ impl EntityApplied {
 pub struct PullReport {
     /// Rows that came, new or changed.
     pub rows: u64,
-    /// Keys that came, of rows that are gone.
+    /// Rows that are gone: keys that came, and rows of an entity that began anew which did not come again.
     pub deleted: u64,
     /// Pages that were applied.
     pub pages: u64,
@@ -81,6 +83,8 @@ pub struct PullReport {
     pub elapsed: Duration,
     /// What changed for readers, by entity.
     pub entities: Vec<EntityApplied>,
+    /// Entities that the server offered until now, and no longer does.
+    pub withdrawn: Vec<EntityName>,
 }
 
 impl PullReport {
@@ -88,6 +92,7 @@ impl PullReport {
         self.rows += page.rows;
         self.deleted += page.deleted;
         self.pages += 1;
+        self.withdrawn.extend_from_slice(&page.withdrawn);
         for entity in &page.entities {
             match self
                 .entities

@@ -95,7 +95,7 @@ was not to be had: then it says what the store alone can say.")]
 
 #[derive(Debug, Args)]
 pub(crate) struct StoreOption {
-    /// The store: an SQLite file, made when it is missing.
+    /// The store: an SQLite file. A pull makes it when it is missing.
     #[arg(long, env = "HIGHWATER_STORE", value_name = "FILE")]
     pub(crate) store: PathBuf,
 }
@@ -128,8 +128,8 @@ pub(crate) struct ConnectionOptions {
 pub(crate) struct ServerOptions {
     #[command(flatten)]
     pub(crate) connection: ConnectionOptions,
-    /// An entity; may be given again. All when absent: of a pull those that the server offers.
-    #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
+    /// An entity; may be given again, or several with commas. All when absent: of a pull those that the server offers.
+    #[arg(long = "entity", value_name = "NAME", value_delimiter = ',', value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,
     /// Say nothing but errors.
     #[arg(long, short)]
@@ -246,8 +246,8 @@ pub(crate) struct WhyOptions {
 pub(crate) struct ResetOptions {
     #[command(flatten)]
     pub(crate) store: StoreOption,
-    /// An entity to reset; may be given again. All when absent.
-    #[arg(long = "entity", value_name = "NAME", value_parser = entity)]
+    /// An entity to reset; may be given again, or several with commas. All when absent.
+    #[arg(long = "entity", value_name = "NAME", value_delimiter = ',', value_parser = entity)]
     pub(crate) entities: Vec<EntityName>,
     /// Say nothing but errors.
     #[arg(long, short)]

@@ -12,7 +12,7 @@ use indicatif::{
     HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
 };
 
-use crate::commands::user_objects;
+use crate::commands::aside;
 
 /// How often the bar is drawn anew while nothing arrives.
 const TICK_MILLISECONDS: u64 = 120;
@@ -81,7 +81,7 @@ impl Bar {
             Event::Applied(page) => {
                 let rows = page.rows + page.deleted;
                 self.at(self.applied.fetch_add(rows, Ordering::Relaxed) + rows);
-                for line in user_objects(page) {
+                for line in aside(page) {
                     self.say(&line);
                 }
             }

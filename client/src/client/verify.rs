@@ -194,5 +194,6 @@ pub(super) fn page(
         rows: entities.iter().map(|entity| entity.upserts).sum(),
         deleted: entities.iter().map(|entity| entity.deletes).sum(),
         entities,
+        withdrawn: Vec::new(),
     }
 }

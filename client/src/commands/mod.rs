@@ -21,8 +21,9 @@ use crate::cli::{ConnectionOptions, PagesOptions, ServerOptions};
 /// The environment variable that holds a token.
 const TOKEN_VARIABLE: &str = "HIGHWATER_TOKEN";
 
-/// What a page meant for indexes, triggers and views of the user's, line by line.
-pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
+/// What a page meant besides its rows, line by line: for indexes, triggers and views of the user's, and which entities
+/// will have no other.
+pub(crate) fn aside(page: &PageApplied) -> Vec<String> {
     let mut lines = Vec::new();
     for entity in &page.entities {
         let misfit = format!("does not fit the new columns of {}", entity.entity);
@@ -34,6 +35,11 @@ pub(crate) fn user_objects(page: &PageApplied) -> Vec<String> {
                 "{broken} {misfit}; it was kept, and cannot be read until it is mended"
             ));
         }
+    }
+    for entity in &page.withdrawn {
+        lines.push(format!(
+            "the server no longer offers {entity}; its table is kept up no more"
+        ));
     }
     lines
 }

@@ -60,8 +60,9 @@ fn as_text(report: &PullReport) -> String {
         return format!("nothing new ({seconds:.2} s)");
     }
     format!(
-        "{} rows, {} deleted in {seconds:.2} s ({} {}, {})",
+        "{} {}, {} deleted in {seconds:.2} s ({} {}, {})",
         report.rows,
+        if report.rows == 1 { "row" } else { "rows" },
         report.deleted,
         report.pages,
         if report.pages == 1 { "page" } else { "pages" },
@@ -103,6 +104,7 @@ fn as_json(report: &PullReport, client: &Client, seeding: &Seeding) -> anyhow::R
         "retries": report.retries,
         "seconds": report.elapsed.as_secs_f64(),
         "entities": entities,
+        "withdrawn": report.withdrawn,
     });
     Ok(report.to_string())
 }

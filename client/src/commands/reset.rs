@@ -6,9 +6,14 @@ use super::print;
 use crate::cli::ResetOptions;
 
 pub(crate) fn run(options: &ResetOptions) -> anyhow::Result<()> {
-    let reset = reset(&options.store.store, &options.entities)?;
+    let store = &options.store.store;
+    let is_missing = !store.exists();
+    let reset = reset(store, &options.entities)?;
     if options.quiet {
         return Ok(());
+    }
+    if is_missing {
+        return print(&format!("there is no {}, so nothing to reset", store.display()));
     }
     print(&as_text(&reset))
 }

@@ -2,7 +2,7 @@
 
 use highwater_client::{Event, Pace, PageApplied, Seeding};
 
-use super::{about_seed, log, open, pulling, user_objects};
+use super::{about_seed, aside, log, open, pulling};
 use crate::cli::RunOptions;
 use crate::interrupt;
 use crate::systemd;
@@ -52,7 +52,7 @@ fn note(event: &Event<'_>) {
                     "applied"
                 );
             }
-            for line in user_objects(page) {
+            for line in aside(page) {
                 tracing::warn!("{line}");
             }
         }

@@ -179,6 +179,7 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
             rows: 0,
             deleted: 0,
             entities,
+            withdrawn: Vec::new(),
         }))
     }
 

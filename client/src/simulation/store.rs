@@ -257,6 +257,7 @@ impl Sink {
             rows: self.rows,
             deleted: self.deleted,
             entities: self.touched.into_iter().map(EntityApplied::new).collect(),
+            withdrawn: Vec::new(),
         };
         Ok((self.inner, page))
     }

@@ -236,6 +236,7 @@ fn write(
     mut pieces: mpsc::Receiver<Piece>,
     meter: &Meter,
 ) -> Result<PageApplied, Error> {
+    open.check_in_place()?;
     let mut parser = PageParser::new();
     let mut writer = PageWriter::new(&open.connection, order, meter);
     loop {

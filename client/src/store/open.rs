@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ const STATEMENTS_KEPT_MAX: usize = 128;
 pub(super) struct OpenStore {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
+    /// Which file it is, whatever becomes of its name.
+    identity: Option<(u64, u64)>,
     /// Held, never read: the lock ends when the file is closed.
     _lock: File,
 }
@@ -30,11 +33,29 @@ pub(super) fn open(path: &Path) -> Result<OpenStore, Error> {
     let path = absolute(path)?;
     check(&path)?;
     let lock = lock(&path)?;
-    Ok(OpenStore {
-        connection: connect(&path)?,
-        path,
-        _lock: lock,
-    })
+    OpenStore::new(path, lock)
+}
+
+impl OpenStore {
+    fn new(path: PathBuf, lock: File) -> Result<Self, Error> {
+        Ok(Self {
+            connection: connect(&path)?,
+            identity: identity(&path),
+            path,
+            _lock: lock,
+        })
+    }
+
+    /// Fails where the file was removed or another put in its place: what is written would be seen by nobody.
+    pub(super) fn check_in_place(&self) -> Result<(), Error> {
+        if identity(&self.path) == self.identity {
+            return Ok(());
+        }
+        Err(refuse(
+            &self.path,
+            "the file was removed or replaced while it was open; begin again",
+        ))
+    }
 }
 
 /// The place of a store that is not there yet, and the lock on it.
@@ -61,11 +82,7 @@ impl Vacant {
 
     /// Opens the store that was put here, or makes an empty one.
     pub(super) fn open(self) -> Result<OpenStore, Error> {
-        Ok(OpenStore {
-            connection: connect(&self.path)?,
-            path: self.path,
-            _lock: self.lock,
-        })
+        OpenStore::new(self.path, self.lock)
     }
 }
 
@@ -139,6 +156,11 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
             error,
         )),
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Whether the file has content; a missing or empty one is to become a store.

@@ -39,7 +39,11 @@ pub(super) struct PageWriter<'c, 'o> {
     sequence: Sequence,
     staged: Vec<Staged>,
     counts: BTreeMap<EntityName, EntityApplied>,
+    /// Keys that came, of rows that are gone.
     deleted: u64,
+    /// Rows that readers have seen and that did not come again.
+    vanished: u64,
+    withdrawn: Vec<EntityName>,
     written: Written,
 }
 
@@ -110,6 +114,8 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             staged: Vec::new(),
             counts: BTreeMap::new(),
             deleted: 0,
+            vanished: 0,
+            withdrawn: Vec::new(),
             written: Written::default(),
         }
     }
@@ -148,8 +154,9 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             more: trailer.more,
             last_sync_date: trailer.last_sync_date,
             rows: trailer.rows.saturating_sub(self.deleted),
-            deleted: self.deleted,
+            deleted: self.deleted + self.vanished,
             entities: self.counts.into_values().collect(),
+            withdrawn: self.withdrawn,
         })
     }
 
@@ -348,6 +355,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                     .or_insert_with(|| EntityApplied::new(entity.clone()));
                 counts.upserts += renewed.upserts;
                 counts.deletes += renewed.deletes;
+                self.vanished += renewed.deletes;
                 counts.dropped.extend(renewed.dropped);
                 counts.broken.extend(renewed.broken);
             }
@@ -380,6 +388,9 @@ impl<'c, 'o> PageWriter<'c, 'o> {
             }
             if helper.state == State::Withdrawn {
                 continue;
+            }
+            if helper.cursor.is_some() {
+                self.withdrawn.push(helper.entity.clone());
             }
             if let Some(renewal) = Table::find(self.connection, &helper.entity, Purpose::Renewal)? {
                 renewal.remove(self.connection)?;

@@ -13,6 +13,7 @@ use rusqlite::Connection;
 use super::open::{self, beside, io_error};
 use super::{no_room, past, sync_helpers, table};
 use crate::error::Error;
+use crate::sync_helper::{State, SyncHelper};
 
 /// What SQLite says before faults in the structure of the file. Without it, it speaks of rows
 /// that do not keep to a constraint of their table, which is for the user to judge.
@@ -42,6 +43,15 @@ pub struct Reset {
 /// aside if no entities are named, and on a full disk the rows stay until the next pull.
 pub fn reset(path: impl AsRef<Path>, entities: &[EntityName]) -> Result<Reset, Error> {
     let path = open::absolute(path.as_ref())?;
+    if !path.exists() {
+        // None is made for that.
+        return match entities.first() {
+            Some(entity) => Err(Error::UnknownEntity {
+                entity: entity.clone(),
+            }),
+            None => Ok(Reset::default()),
+        };
+    }
     match open::check(&path) {
         Ok(()) | Err(Error::Damaged { .. }) => {}
         Err(error) => return Err(error),
@@ -60,6 +70,7 @@ pub fn reset(path: impl AsRef<Path>, entities: &[EntityName]) -> Result<Reset, E
 /// Resets entities in one transaction, and finds damage that would meet the next pull.
 pub(super) fn in_place(connection: &mut Connection, entities: &[EntityName]) -> Result<Reset, Error> {
     let transaction = connection.transaction()?;
+    let before = sync_helpers::load(&transaction)?;
     let mut reset = Reset {
         entities: choose(&transaction, entities)?,
         ..Reset::default()
@@ -69,6 +80,13 @@ pub(super) fn in_place(connection: &mut Connection, entities: &[EntityName]) -> 
         reset.dropped.extend(renewed.dropped);
         reset.broken.extend(renewed.broken);
         sync_helpers::delete(&transaction, entity)?;
+        // Beside others that stand at a cut, an empty table is to be told from one that has no rows.
+        let is_offered = before
+            .get(entity)
+            .is_some_and(|helper| helper.state != State::Withdrawn);
+        if is_offered && reset.entities.len() < before.len() {
+            sync_helpers::save(&transaction, &SyncHelper::missing(entity.clone()))?;
+        }
     }
     past::forget(&transaction)?;
     check_structure(&transaction)?;

@@ -104,14 +104,16 @@ impl View {
                     bytes: pages.saturating_mul(page).unsigned_abs(),
                 });
             };
-            // What was withdrawn stays so.
-            if under_way.state == State::Withdrawn || Instant::now() >= until {
+            // What was withdrawn stays so, and what was reset waits for a pull that may not have begun.
+            let was_reset = under_way.state == State::Waiting && !under_way.complete;
+            if under_way.state == State::Withdrawn || was_reset || Instant::now() >= until {
                 let entity = &under_way.entity;
                 return Err(Error::PullFirst {
                     reason: match under_way.state {
                         State::Withdrawn => {
                             format!("the server no longer offered {entity} when it was asked last")
                         }
+                        State::Waiting => format!("{entity} was reset"),
                         _ => format!("{entity} is in the middle of a pull"),
                     },
                 });

@@ -18,6 +18,7 @@ pub(super) fn say(
     let mut what = vec![row(held), state(entity, held.state, pulled_at)];
     match server {
         Ok(server) => what.push(format!("The server says: {}", server.what)),
+        Err(error @ Error::Refused { .. }) => what.push(format!("Asked, {error}.")),
         Err(error) => what.push(format!("The server did not answer: {error}")),
     }
     if let Some(contradiction) = contradiction(verdict) {

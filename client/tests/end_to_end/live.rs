@@ -122,3 +122,20 @@ async fn a_server_far_away_is_pulled_from_in_compressed_pages() {
     );
     rig.assert_equal(&store, &["product"], "compressed").await;
 }
+
+/// What is written to a file that has lost its name nobody will read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_removed_ends_the_daemon() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text); insert into product values (1, 'first')",
+        &["product"],
+    )
+    .await;
+    let store = rig.store("removed.db");
+    let mut process = Process::spawn(daemon(&rig, &store)).unwrap();
+    until(&store, "first").await;
+    std::fs::remove_file(&store).unwrap();
+    run(&rig.pool, "update product set name = 'second'").await;
+    let status = process.wait_up_to(Duration::from_secs(20)).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+}

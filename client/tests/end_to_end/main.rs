@@ -40,6 +40,7 @@ mod sizes;
 mod tables;
 mod tenants;
 mod tls;
+mod told;
 mod types;
 mod types_page;
 mod values;
