@@ -56,9 +56,9 @@ It reads and never writes. Colours show on a terminal only, and not where NO_COL
   highwater verify --server http://127.0.0.1:8080 --store shop.db
   highwater verify --store shop.db --deep --repair --json       (HIGHWATER_SERVER is set)
 
-It ends with 0 where both are the same, and with 3 where rows differ; with --repair, where some still do after
-it. What has changed at the server since the last pull is no difference. A daemon may write to the store
-meanwhile, unless rows are to be repaired.")]
+It ends with 0 where both are the same, and with 3 where rows differ; with --repair, where some still do after it. \
+What has changed at the server since the last pull is no difference. A daemon may write to the store meanwhile, \
+unless rows are to be repaired.")]
     Verify(VerifyOptions),
     /// Say why a row is in the store or is not, and what to do.
     #[command(after_help = "Examples:
@@ -66,8 +66,8 @@ meanwhile, unless rows are to be repaired.")]
   highwater why product id=7 --store shop.db                    (HIGHWATER_SERVER is set)
   highwater why stock shop=3,product=7 --store shop.db --json
 
-It looks into the store, asks the server with the store's cursor, and tells what is the case. A daemon may write to
-the store meanwhile. It ends with 0 where that was answered, whatever the answer is, and with 1 where the server
+It looks into the store, asks the server with the store's cursor, and tells what is the case. A daemon may write to \
+the store meanwhile. It ends with 0 where that was answered, whatever the answer is, and with 1 where the server \
 was not to be had: then it says what the store alone can say.")]
     Why(WhyOptions),
     /// Remove the rows of entities, so that the next pull is a full one. Tables and indexes stay.

@@ -114,7 +114,7 @@ Options that are not given stay as they were; to take one back, disable the tabl
   highwater-server purge --older-than 90d --dry-run
   highwater-server purge --older-than 90d
 
-A client that has not pulled for longer than that fetches the entity anew. Run it from cron; it works in small
+A client that has not pulled for longer than that fetches the entity anew. Run it from cron; it works in small \
 transactions and can be interrupted.")]
     Purge {
         #[command(flatten)]
@@ -187,8 +187,8 @@ It changes nothing. Exit 0 where nothing serious was found, 1 where something wa
   highwater-server why product 7 --since AbfVrODm... --scope tenant_id=7
   highwater-server why shop.stock '{\"shop\": 3, \"product\": 7}' --since AbfVrODm... --json
 
-It asks the database itself and tells all, rows of other scopes too; GET /why tells a caller what is its own. The cursor of a
-device is in its store: sqlite3 shop.db 'select entity, cursor from sync_helper'. Exit 0 where the question was answered,
+It asks the database itself and tells all, rows of other scopes too; GET /why tells a caller what is its own. The cursor of a \
+device is in its store: sqlite3 shop.db 'select entity, cursor from sync_helper'. Exit 0 where the question was answered, \
 whatever the answer is. The answers: docs/why.md.")]
     Why(Why),
     /// Makes keys for callers

@@ -105,11 +105,20 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// Says on standard error what went wrong, with its causes.
 pub(crate) fn say_error(error: &anyhow::Error) {
     let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    for cause in error.chain().skip(1) {
+        let refusal = match cause.downcast_ref::<sqlx::Error>() {
+            Some(sqlx::Error::Database(refusal)) => Some(refusal.message()),
+            _ => None,
+        };
+        let words = refusal.map_or_else(|| cause.to_string(), str::to_owned);
         // Some libraries end their own words with those of the cause.
-        if !said.ends_with(&cause) {
+        if !said.ends_with(&words) {
             said.push_str(": ");
-            said.push_str(&cause);
+            said.push_str(&words);
+        }
+        if refusal.is_some() {
+            // What follows are the same words, with the line of Postgres' own source.
+            break;
         }
     }
     let _ = writeln!(io::stderr(), "highwater-server: {said}");

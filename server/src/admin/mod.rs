@@ -87,6 +87,10 @@ fn advice(refusal: &PgDatabaseError) -> String {
             refusal.detail().unwrap_or("a view, or the like")
         ),
         (_, Some(hint)) => format!("; {hint}"),
+        // No such table, or no name of one.
+        ("42P01" | "42602", None) => {
+            "; write the table as in SQL, such as product, shop.product or '\"Odd Name\"'".to_owned()
+        }
         ("42501", None) => "; log in as the role that owns the tables and has run `migrate`".to_owned(),
         (_, None) => String::new(),
     }

@@ -391,6 +391,24 @@ fn an_address_that_leads_to_no_database_is_named() {
     assert!(nobody.contains("127.0.0.1:1"), "{nobody}");
 }
 
+/// In words that lead on, and not with a line of Postgres' own source.
+#[tokio::test]
+async fn a_database_or_a_table_that_is_not_there_is_told() {
+    let rig = Rig::start("").await;
+    let url = rig.database.url();
+    let (code, _, error) = output(&["entities", "--database-url", &format!("{url}_gone")]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("does not exist") && !error.contains("at line"),
+        "{error}"
+    );
+    for table in ["nope", "two words"] {
+        let (code, _, error) = output(&["enable", table, "--database-url", &url]);
+        assert_eq!(code, Some(1), "{table}");
+        assert!(error.contains("shop.product"), "{table}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_enables_a_table_hears_which_role_may_not_read_it() {
     let rig =
