@@ -142,6 +142,7 @@ impl Store {
     fn with<T>(&self, work: impl FnOnce(&mut OpenStore) -> Result<T, Error>) -> Result<T, Error> {
         // A panic in the middle of a page has rolled its transaction back; the file is whole.
         let mut open = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        open.check_in_place()?;
         work(&mut open).map_err(|error| error.in_store(&self.path))
     }
 
@@ -236,7 +237,6 @@ fn write(
     mut pieces: mpsc::Receiver<Piece>,
     meter: &Meter,
 ) -> Result<PageApplied, Error> {
-    open.check_in_place()?;
     let mut parser = PageParser::new();
     let mut writer = PageWriter::new(&open.connection, order, meter);
     loop {
