@@ -113,7 +113,7 @@ impl View {
                         State::Withdrawn => {
                             format!("the server no longer offered {entity} when it was asked last")
                         }
-                        State::Waiting => format!("{entity} was reset"),
+                        _ if was_reset => format!("{entity} was reset"),
                         _ => format!("{entity} is in the middle of a pull"),
                     },
                 });
