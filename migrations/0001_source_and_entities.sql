@@ -44,6 +44,8 @@ create table highwater.entity (
     scope_column text,
     -- A column of the application's that the deleted flag follows.
     deleted_column text,
+    -- The generated columns that the trigger functions were written for: these take them for unknown.
+    generated_columns text[] not null default '{}',
     -- What `highwater.values_told_apart` said when the incarnation began; `doctor` compares.
     values_seen jsonb,
     -- How far `purge` has removed what was deleted.

@@ -108,7 +108,17 @@ as $$ select pg_catalog.current_setting('highwater.plan', true) <> '' $$;
 
 revoke execute on function highwater.run(text) from public;
 
--- Columns whose changes do not count: hidden ones, and generated ones, which a BEFORE trigger sees as null.
+create function highwater.generated_columns(relation regclass) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(a.attname::text order by a.attnum), '{}')
+    from pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''
+$$;
+
+-- Columns whose changes do not count: hidden ones, and generated ones, which a BEFORE trigger sees as null. What one of the
+-- latter is made of counts, where it is published or is the scope.
 create function highwater.kept_columns(entity highwater.entity) returns text[]
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -119,7 +129,18 @@ as $$
       and a.attname not in ('changed_xid', 'changed_date', 'deleted')
       and (a.attgenerated <> '' or a.attname is distinct from (entity).scope_column and (
             a.attname = any ((entity).excluded_columns)
-            or (entity).chosen_columns is not null and a.attname <> all ((entity).chosen_columns)))
+            or (entity).chosen_columns is not null and a.attname <> all ((entity).chosen_columns))
+        and not exists (
+            select from pg_attribute g
+            join pg_attrdef d on d.adrelid = g.attrelid and d.adnum = g.attnum
+            -- Before version 15 of Postgres it is the column that depends on others, later its expression.
+            join pg_depend u on u.refclassid = 'pg_class'::regclass and u.refobjid = a.attrelid and u.refobjsubid = a.attnum
+                and (u.classid = 'pg_attrdef'::regclass and u.objid = d.oid
+                     or u.classid = 'pg_class'::regclass and u.objid = g.attrelid and u.objsubid = g.attnum)
+            where g.attrelid = a.attrelid and g.attgenerated <> ''
+              and (g.attname = (entity).scope_column
+                   or g.attname <> all (coalesce((entity).excluded_columns, '{}'))
+                      and g.attname = any (coalesce((entity).chosen_columns, array[g.attname::text])))))
 $$;
 
 -- The trigger functions of an entity, as they have to be now: `write_trigger_functions` writes them, and
@@ -152,7 +173,7 @@ declare
                                'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
                           then ''
                           else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
-                               'set bytea_output = ''hex'' set lc_monetary = ''C'' set extra_float_digits = 1' end;
+                               'set bytea_output = ''hex'' set lc_monetary = ''C'' set extra_float_digits = 1 set quote_all_identifiers = off' end;
 begin
     return query select 'stamp_' || entity.number, '', format($body$
         declare

@@ -32,6 +32,8 @@ as $$
             then 'numeric without a fixed scale writes equal values in two ways (1.0 and 1.00)'
         when t.oid = 'bpchar'::regtype and type.typmod = -1
             then 'bpchar without a length writes equal values in two ways'
+        when n.nspname <> 'pg_catalog' and t.typtype = 'b' and t.typelem = 0 and type.oid = outermost.oid
+            then format('the type %s is an extension''s, whose operators the server does not use', t.typname)
         when c.oid is not null and not c.collisdeterministic
             then format('its collation %I is nondeterministic, so equal values can be written in two ways', c.collname)
         end
@@ -39,6 +41,8 @@ as $$
     join pg_type t on t.oid = type.oid
     join pg_namespace n on n.oid = t.typnamespace
     left join pg_collation c on c.oid = type.coll
+    cross join (select highwater.base_type(a.atttypid) as oid
+                from pg_attribute a where a.attrelid = key_column_fault.relation and a.attnum = key_column_fault.attnum) outermost
     order by 1 nulls last
     limit 1
 $$;
@@ -94,7 +98,7 @@ begin
     if name = '' or name ~ '[[:cntrl:],]' then
         raise exception 'an entity cannot be called %', quote_literal(name)
             using hint = 'choose a name without commas and control characters: --name';
-    elsif lower(name collate "C") ~ '^(sync_helper$|sqlite_|highwater_)' then
+    elsif lower(name collate "C") ~ '^(sync_helper$|sqlite_|highwater_|pragma_)' then
         raise exception 'the name % is reserved in the offline store', quote_ident(name)
             using hint = 'choose another one: --name';
     end if;
@@ -164,11 +168,21 @@ begin
             using hint = 'name a column of another type, such as bigint, text or uuid';
     end if;
 
-    select min(a.attname) as one, max(a.attname) as other into fault
-    from pg_attribute a
-    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-      and (chosen is null or a.attname = any (chosen)) and a.attname <> all (coalesce(excluded, '{}'))
-    group by lower(a.attname::text collate "C") having count(*) > 1;
+    select a.attname as name into fault from pg_attribute a
+    where a.attrelid = relation and a.attname = scope
+      and exists (select from pg_type t where t.oid = highwater.base_type(a.atttypid) and t.typcategory = 'A');
+    if found then
+        raise exception 'the column % of % cannot be a scope: it is an array', quote_ident(fault.name), relation
+            using hint = 'name a column of another type, such as bigint, text or uuid';
+    end if;
+
+    -- Together with the columns that are added.
+    select min(c.name) as one, max(c.name) as other into fault
+    from (select a.attname::text from pg_attribute a
+          where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+            and (chosen is null or a.attname = any (chosen)) and a.attname <> all (coalesce(excluded, '{}'))
+          union select unnest(own)) c (name)
+    group by lower(c.name collate "C") having count(*) > 1;
     if found then
         raise exception 'the columns % and % differ only by case, SQLite cannot hold both', quote_ident(fault.one), quote_ident(fault.other)
             using hint = 'exclude or rename one of them';
@@ -204,6 +218,11 @@ declare
     own record;
     empty boolean;
 begin
+    -- Ids that it has already may be those of another cluster, and lie above all that are given out here.
+    if not exists (select from highwater.entity e where e.relation = add_columns.relation) then
+        perform highwater.run(format('alter table %s drop column changed_xid', relation))
+        from pg_attribute a where a.attrelid = relation and a.attname = 'changed_xid' and not a.attisdropped;
+    end if;
     for own in
         select w.*, a.attname is null as missing, not coalesce(a.attnotnull, false) as nullable
         from (values ('changed_xid', 'xid8', quote_literal(xid), 'pg_catalog.pg_current_xact_id()'),
@@ -390,6 +409,8 @@ create function highwater.enable(
 ) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- Names of types are remembered, and compared with those that the server reads.
+set quote_all_identifiers = off
 as $$
 declare
     before highwater.entity;
@@ -460,7 +481,9 @@ begin
             scope_column = after.scope_column, purged_xid = null, purged_date = null
         where e.number = before.number;
     end if;
-    update highwater.entity e set deleted_column = after.deleted_column where e.number = before.number
+    update highwater.entity e
+    set deleted_column = after.deleted_column, generated_columns = highwater.generated_columns(enable.relation)
+    where e.number = before.number
     returning * into after;
 
     perform highwater.write_trigger_functions(after);

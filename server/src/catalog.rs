@@ -28,7 +28,8 @@ pub struct Described {
 pub(crate) const SIGNATURE: &str = "
 select encode(sha256(convert_to(coalesce(string_agg(
     concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature, security.signature,
-              has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')), ';'
+              has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
+              c.relhassubclass and exists (select from pg_inherits h where h.inhparent = c.oid)), ';'
     order by e.number), ''), 'UTF8')), 'hex')
 from highwater.entity e
 join pg_class c on c.oid = e.relation
@@ -44,7 +45,8 @@ cross join lateral (
 cross join lateral (
     select case c.relkind when 'p' then (
         select string_agg(concat_ws(' ', l.oid, l.xmin, exists (
-                   select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate')), ',' order by l.oid)
+                   select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate'
+                       and g.tgargs = convert_to(e.number::text, 'UTF8') || '\\x00')), ',' order by l.oid)
         from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid)
     end as signature
 ) partitions

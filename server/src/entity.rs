@@ -32,7 +32,7 @@ pub struct Entity {
     pub covered: Covered,
     /// Its public name.
     pub name: EntityName,
-    /// Its table, qualified and quoted.
+    /// Its table, qualified and quoted; empty where that was dropped.
     pub table: String,
     /// The published columns, in the order of the table.
     pub columns: Vec<Column>,
@@ -73,6 +73,8 @@ pub struct ScopeColumn {
     pub column: String,
     /// Its type, to cast text to.
     pub cast: String,
+    /// That type beneath all domains and without a length, which cuts no value short.
+    pub whole: String,
 }
 
 impl Entity {
@@ -104,6 +106,11 @@ impl Entity {
             (false, true) => Some(AnewReason::Purged),
             (false, false) => None,
         }
+    }
+
+    /// Whether there is no table of it any more.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// What `GET /entities` says of it.
@@ -163,17 +170,20 @@ pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, s
 /// it would read other rows, none of which was written.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
-    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, case c.relkind
+    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, (
+        select a.attnum from pg_attribute a where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped
+    ), case c.relkind
         when 'p' then array(
             select concat_ws('/', l.oid, case when not exists (
-                select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate') then l.relfilenode end)
+                select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate'
+                    and g.tgargs = convert_to(e.number::text, 'UTF8') || '\\x00') then l.relfilenode end)
             from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid order by l.oid)::text
     end, case when row_security_active(c.oid) then (
             select concat_ws(' ', current_user, string_agg(concat_ws('/', p.oid, p.xmin), ',' order by p.oid))
             from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass))
     end), 0) as incarnation,
-    has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select') as readable,
-    row_security_active(c.oid) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
+    coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false) as readable,
+    coalesce(row_security_active(c.oid), false) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.purged_xid::text as purged_xid,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
@@ -183,15 +193,22 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     else nullif(greatest(c.reltuples, -1), -1)::bigint end as estimated_rows,
     e.scope_column, (select format_type(a.atttypid, a.atttypmod) from pg_attribute a
                      where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped) as scope_cast,
-    published.names, published.types, published.fingerprint,
+    (select format_type(highwater.base_type(a.atttypid), -1) from pg_attribute a
+     where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped) as scope_whole,
+    c.relkind = 'r' and exists (select from pg_inherits i where i.inhparent = c.oid) as has_heirs,
+    c.relpersistence = 'u' or exists (
+        select from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid where l.relpersistence = 'u') as is_unlogged,
+    exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = any (e.generated_columns)
+            and a.attgenerated = '' and not a.attisdropped) as generated_changed,
+    published.names, published.types, coalesce(published.fingerprint, '') as fingerprint,
     key.names as key_names, key.types as key_types, key.casts as key_casts,
     e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,
     array(select x from unnest(e.excluded_columns || e.chosen_columns || array_remove(array[e.scope_column, e.deleted_column], null)) x
           where not exists (select from pg_attribute a
                             where a.attrelid = c.oid and a.attname = x and not a.attisdropped)) as lost
 from highwater.entity e
-join pg_class c on c.oid = e.relation
-join pg_namespace n on n.oid = c.relnamespace
+left join pg_class c on c.oid = e.relation
+left join pg_namespace n on n.oid = c.relnamespace
 cross join lateral (
     select array_agg(a.attname::text order by a.attnum) as names,
            array_agg(format_type(highwater.base_type(a.atttypid), null) order by a.attnum) as types,
@@ -223,7 +240,19 @@ left join lateral (
     ) beneath
     where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts
 ) key on true
+where e.relation is not null
 order by e.number";
+
+/// Two columns of a store, of which `changed_date` and `deleted` are, that SQLite takes for one.
+fn alike(names: &[String]) -> Option<(&str, &str)> {
+    let own = ["changed_date", "deleted"];
+    let names: Vec<&str> = names.iter().map(String::as_str).chain(own).collect();
+    names.iter().enumerate().find_map(|(place, name)| {
+        let before = names.iter().take(place);
+        let other = before.copied().find(|other| other.eq_ignore_ascii_case(name))?;
+        Some((other, *name))
+    })
+}
 
 fn qualified(row: &PgRow) -> Result<String, sqlx::Error> {
     let schema: String = row.try_get("schema")?;
@@ -233,7 +262,12 @@ fn qualified(row: &PgRow) -> Result<String, sqlx::Error> {
 
 fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
     let name: String = row.try_get("name")?;
-    let table = qualified(row)?;
+    let is_dropped = row.try_get::<Option<String>, _>("relation")?.is_none();
+    let table = if is_dropped {
+        String::new()
+    } else {
+        qualified(row)?
+    };
     let names: Vec<String> = row.try_get::<Option<_>, _>("names")?.unwrap_or_default();
     let types: Vec<String> = row.try_get::<Option<_>, _>("types")?.unwrap_or_default();
     let key_names: Vec<String> = row.try_get::<Option<_>, _>("key_names")?.unwrap_or_default();
@@ -247,10 +281,33 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
     let scope = row
         .try_get::<Option<_>, _>("scope_column")?
         .zip(row.try_get::<Option<_>, _>("scope_cast")?)
-        .map(|(column, cast)| ScopeColumn { column, cast });
-    let fault = if !row.try_get::<bool, _>("readable")? {
+        .zip(row.try_get::<Option<_>, _>("scope_whole")?)
+        .map(|((column, cast), whole)| ScopeColumn { column, cast, whole });
+    let fault = if is_dropped {
+        Some(format!(
+            "the table of {name} was dropped; make it again and run `highwater-server enable` for it, or see \
+             `highwater-server doctor`"
+        ))
+    } else if !row.try_get::<bool, _>("readable")? {
         Some(format!(
             "the server's role may not read {table}; run `highwater-server grants` for it, after each `enable`"
+        ))
+    } else if let Some((one, other)) = alike(&names) {
+        Some(format!(
+            "the columns {one} and {other} of {table} differ only by case, which no store can hold; rename or hide one of them"
+        ))
+    } else if row.try_get("has_heirs")? {
+        Some(format!(
+            "{table} has tables that inherit from it, whose changes are not seen; `alter table ... no inherit {table}`"
+        ))
+    } else if row.try_get("is_unlogged")? {
+        Some(format!(
+            "{table} is unlogged, so a crash would empty it without a trace; `alter table ... set logged`, then run \
+             `highwater-server touch` for it"
+        ))
+    } else if row.try_get("generated_changed")? {
+        Some(format!(
+            "a generated column of {table} has become a plain one; {remedy}"
         ))
     } else if row.try_get("key_changed")? {
         Some(format!("the primary key of {table} has changed; {remedy}"))

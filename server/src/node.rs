@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::caller::Caller;
 use crate::catalog::Catalog;
 use crate::database::{Connection, sqlstate};
-use crate::entity::Entity;
+use crate::entity::{Entity, ScopeColumn};
 use crate::limit::TransactionBounds;
 use crate::metrics::Metrics;
 use crate::scope::Limits;
@@ -98,7 +98,7 @@ impl Node {
                 let mut printed = Vec::new();
                 for value in caller.values(&scope.column) {
                     let connection = connection.as_deref_mut();
-                    printed.extend(self.printed(&scope.cast, value, connection).await?);
+                    printed.extend(self.printed(scope, value, connection).await?);
                 }
                 limits.limit(number, printed);
             }
@@ -106,23 +106,23 @@ impl Node {
         Ok(limits)
     }
 
-    /// A value as Postgres prints it, since tombstones hold it so: 07 is 7 to an integer. `None` where
+    /// A value of a scope as Postgres prints it, since tombstones hold it so: 07 is 7 to an integer. `None` where
     /// it is no value of the type, and no row can have it.
     async fn printed(
         &self,
-        cast: &str,
+        scope: &ScopeColumn,
         value: &str,
         connection: Option<&mut Connection>,
     ) -> Result<Option<String>, sqlx::Error> {
-        let key = (cast.to_owned(), value.to_owned());
+        let key = (scope.cast.clone(), value.to_owned());
         if let Some(known) = self.values.get(&key).await {
             return Ok(known);
         }
         let printed = if let Some(connection) = connection {
-            print(connection, cast, value).await?
+            print(connection, scope, value).await?
         } else {
             let mut connection = self.connect().await?;
-            let printed = print(&mut connection, cast, value).await?;
+            let printed = print(&mut connection, scope, value).await?;
             connection.give_back();
             printed
         };
@@ -147,16 +147,29 @@ impl Node {
     }
 }
 
-/// Has Postgres print a value; `None` for a text that is none of the type, or breaks what a domain demands.
-async fn print(connection: &mut Connection, cast: &str, value: &str) -> Result<Option<String>, sqlx::Error> {
+/// Has Postgres print a value; `None` for a text that is none of the type, or breaks what a domain demands, or that a cast
+/// would cut to fit: that is another value, and another scope.
+async fn print(
+    connection: &mut Connection,
+    scope: &ScopeColumn,
+    value: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let ScopeColumn { cast, whole, .. } = scope;
+    // The one type without a length that is cut all the same.
+    if cast == "\"char\"" && value.len() > 1 {
+        return Ok(None);
+    }
     // With the settings of a page, which are those of the triggers.
     connection.begin(&[]).await?;
-    let printed = unprepared::query_scalar(AssertSqlSafe(format!("select $1::text::{cast}::text")))
+    let print = format!(
+        "select case when $1::text::{cast}::{whole} = $1::text::{whole} then $1::text::{cast}::text end"
+    );
+    let printed = unprepared::query_scalar(AssertSqlSafe(print))
         .bind(value)
         .fetch_one(connection.get()?)
         .await;
     let printed = match printed {
-        Ok(printed) => Some(printed),
+        Ok(printed) => printed,
         Err(error)
             if sqlstate(&error).is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
         {
@@ -166,4 +179,61 @@ async fn print(connection: &mut Connection, cast: &str, value: &str) -> Result<O
     };
     connection.end().await?;
     Ok(printed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::admin::{self, EnableOptions};
+    use crate::caller::Grant;
+    use crate::entity;
+
+    /// Cut to the length of the column, a value would be another scope.
+    #[tokio::test]
+    async fn a_value_that_does_not_fit_the_column_is_no_scope() {
+        let database = highwater_testbed::Database::create("values").await.unwrap();
+        let mut connection = database.connect().await.unwrap();
+        admin::migrate(&mut connection).await.unwrap();
+        let node = Node::new(database.pool().await.unwrap());
+        for (type_name, fits, too_long) in [
+            ("varchar(3)", "abc", "abcd"),
+            ("char(3)", "abc", "abcd"),
+            ("bit(4)", "1010", "10101"),
+            ("numeric(10,2)", "7.00", "7.001"),
+            ("\"char\"", "a", "ab"),
+            ("short", "abc", "abcd"),
+            ("int", "07", "7.5"),
+        ] {
+            let table = format!(
+                "drop table if exists t; drop domain if exists short; create domain short as varchar(3);
+                 create table t (id int primary key, s {type_name})"
+            );
+            sqlx::raw_sql(AssertSqlSafe(table))
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            let options = EnableOptions {
+                scope: Some("s".to_owned()),
+                ..EnableOptions::default()
+            };
+            admin::enable(&mut connection, "t", &options).await.unwrap();
+            let entities = entity::list(&node).await.unwrap();
+            for (value, count) in [(fits, 1), (too_long, 0)] {
+                let scopes = BTreeMap::from([("s".to_owned(), BTreeSet::from([value.to_owned()]))]);
+                let caller = Caller::with(Grant {
+                    scopes,
+                    ..Grant::default()
+                });
+                let limits = node.limits(&entities, &caller, None).await.unwrap();
+                let number = entities.first().unwrap().covered.number;
+                assert_eq!(
+                    limits.of(number).map(<[String]>::len),
+                    Some(count),
+                    "{type_name} {value}"
+                );
+            }
+        }
+    }
 }

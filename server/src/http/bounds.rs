@@ -2,6 +2,7 @@
 
 use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use highwater_shared::Code;
@@ -9,6 +10,12 @@ use highwater_shared::Code;
 use super::options::ServeOptions;
 use super::problem::Refusal;
 use crate::limit::Limit;
+
+/// The longest id of a request that is taken from it; a UUID has 36 bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The most that is said again, in the log or in an answer, of a text that a request has brought.
+const EXCERPT_BYTES_MAX: usize = 256;
 
 /// How much a request may say at most, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +41,26 @@ pub(super) async fn check(State(bounds): State<Bounds>, request: Request, next: 
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     }
+}
+
+/// The beginning of a text that may be as long as a request.
+pub(super) fn excerpt(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(EXCERPT_BYTES_MAX))
+        .unwrap_or_default()
+}
+
+/// Takes an id away that is to stand in each line of the log and should not. The request is given another.
+pub(super) async fn check_id(State(name): State<HeaderName>, mut request: Request, next: Next) -> Response {
+    if !request.headers().get(&name).is_none_or(is_id) {
+        request.headers_mut().remove(&name);
+    }
+    next.run(request).await
+}
+
+fn is_id(value: &HeaderValue) -> bool {
+    let is_graphic = |id: &str| id.bytes().all(|byte| byte.is_ascii_graphic());
+    let length = value.len();
+    (1..=REQUEST_ID_BYTES_MAX).contains(&length) && value.to_str().is_ok_and(is_graphic)
 }
 
 fn excess(request: &Request, bounds: Bounds) -> Option<Refusal> {

@@ -11,10 +11,10 @@ use axum::response::{IntoResponse as _, Response};
 use headers::authorization::{Basic, Credentials as _};
 use highwater_shared::{CLIENT_HEADER, Code, Device, EntityName};
 
-use super::Shared;
 use super::handlers::now;
 use super::metrics::Counted;
 use super::problem::Refusal;
+use super::{Shared, bounds};
 use crate::auth::Denied;
 use crate::caller::Caller;
 use crate::fleet::Visit;
@@ -58,7 +58,7 @@ pub(super) async fn admit(
     };
     let mut response = match known {
         Ok(caller) => {
-            tracing::Span::current().record("caller", caller.name());
+            tracing::Span::current().record("caller", caller.name().map(bounds::excerpt));
             match shared.pace.admit(&caller).await {
                 Ok(()) if door == Door::Operators && !caller.is_operator() => for_operators().into_response(),
                 Ok(()) => serve(&shared, caller, request, next).await,

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::caching::{Kept, Terms};
 use super::metrics::Waited;
 use super::problem::Refusal;
-use super::{Shared, State, accept, callers, query};
+use super::{Shared, State, accept, bounds, callers, query};
 use crate::caller::Caller;
 use crate::database;
 use crate::entity;
@@ -227,7 +227,7 @@ pub(super) async fn entities(
     let _turn = shared.turns.take(&caller)?;
     let described = async { Ok(entity::list(&shared.node).await?) };
     let mut entities = in_time(shared.options.request_time_max, described).await?;
-    entities.retain(|entity| caller.may_read(&entity.name));
+    entities.retain(|entity| caller.may_read(&entity.name) && !entity.is_dropped());
     for entity in &mut entities {
         // How many rows others have is not for who sees some.
         entity.estimated_rows = entity
@@ -266,7 +266,7 @@ pub(super) async fn not_found(uri: Uri) -> Refusal {
         Code::NotFound,
         format!(
             "nothing is at {}; see /changes, /entities and /openapi.json",
-            uri.path()
+            bounds::excerpt(uri.path())
         ),
     )
 }
@@ -276,6 +276,10 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
     let takes = if uri.path() == "/digests" { "POST" } else { "GET" };
     Refusal::new(
         Code::MethodNotAllowed,
-        format!("{} takes {takes}, not {method}", uri.path()),
+        format!(
+            "{} takes {takes}, not {}",
+            bounds::excerpt(uri.path()),
+            bounds::excerpt(method.as_str())
+        ),
     )
 }

@@ -104,7 +104,8 @@ fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
                 .on_response(DefaultOnResponse::new().level(Level::INFO)),
         )
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid));
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::from_fn_with_state(REQUEST_ID, bounds::check_id));
     browsers::told(app, over_tls, &origins).layer(middleware::from_fn_with_state(shared, metrics::count))
 }
 
@@ -131,6 +132,7 @@ fn span<B>(request: &Request<B>) -> tracing::Span {
         .get(REQUEST_ID)
         .and_then(|id| id.to_str().ok())
         .unwrap_or_default();
-    let (method, path) = (request.method(), request.uri().path());
+    let method = bounds::excerpt(request.method().as_str());
+    let path = bounds::excerpt(request.uri().path());
     tracing::info_span!("request", id, %method, path, caller = field::Empty)
 }

@@ -134,7 +134,8 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
                     .collect(),
             };
             for after in [None, Some(&after)] {
-                for target in [None, Some(&moment.snapshot)] {
+                let own = &moment.snapshot;
+                for target in [None, Some(sql::Target { seen: own, own })] {
                     for format in [Format::Copy, Format::Json] {
                         let part = sql::Part {
                             entity: &entity,

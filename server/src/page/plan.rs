@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 
 use highwater_shared::ResyncReason;
 
+use super::sql::Target;
 use super::{ReadError, Since};
 use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
@@ -35,6 +36,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What binds the statements of a page with this snapshot.
+    pub(super) fn bound<'a>(&'a self, own: &'a Snapshot) -> Option<Target<'a>> {
+        let seen = &self.target;
+        (!self.fresh).then_some(Target { seen, own })
+    }
+
     /// What the caller has seen when all parts have been sent to their end.
     pub(super) fn seen_at_end(&self) -> Snapshot {
         match &self.seen {

@@ -93,7 +93,7 @@ impl OpenPage {
                             scope,
                             range,
                             after,
-                            target: (!self.plan.fresh).then_some(&self.plan.target),
+                            target: self.plan.bound(&self.moment.snapshot),
                             only: None,
                         };
                         // A cursor with a NUL was not made here.

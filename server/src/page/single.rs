@@ -179,7 +179,7 @@ impl Single {
                         scope: send::in_scope(all, place),
                         range,
                         after,
-                        target: (!plan.fresh).then_some(&plan.target),
+                        target: plan.bound(&look.moment.snapshot),
                         only: Some(key),
                     };
                     // A cursor with a NUL was not made here, nor is there a key with one.

@@ -70,6 +70,15 @@ pub(super) enum Order {
     Date,
 }
 
+/// What a page in the middle of a pull is bound by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    /// The snapshot that the pull leads to.
+    pub(super) seen: &'a Snapshot,
+    /// The page's own.
+    pub(super) own: &'a Snapshot,
+}
+
 /// What a statement is to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'a> {
@@ -81,7 +90,7 @@ pub(super) struct Part<'a> {
     /// The rows after this one only.
     pub(super) after: Option<&'a After>,
     /// What this has seen only.
-    pub(super) target: Option<&'a Snapshot>,
+    pub(super) target: Option<Target<'a>>,
     /// The row with this key only.
     pub(super) only: Option<&'a RowKey>,
 }
@@ -182,8 +191,16 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         entity.key.iter().map(|column| column.cast.as_str()).collect()
     };
     bound(&mut text, range, after, &order_key, &casts)?;
-    if let Some(target) = target {
-        seen_by(&mut text, target);
+    match target {
+        // Rows with an id that this database has not given out yet came with a partition from another one. They
+        // come with what all others come with, since no later round could tell of them.
+        Some(Target { seen, own }) if step == Step::Anew => {
+            let _ = write!(text, " and (t.changed_xid >= '{}'::xid8 or true", own.xmax());
+            seen_by(&mut text, seen);
+            text.push(')');
+        }
+        Some(Target { seen, .. }) => seen_by(&mut text, seen),
+        None => {}
     }
     let order = match layout.order {
         Order::Key => order_key,
@@ -328,7 +345,8 @@ fn change(entity: &Entity, gone: Option<&String>, key: &[String]) -> Result<Stri
     };
     let name = serde_json::Value::from(entity.name.as_str());
     Ok(format!(
-        "{} || {key} || {} || to_char(t.changed_date, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || {} || {row}",
+        "{} || {key} || {} || case when isfinite(t.changed_date) then to_char(t.changed_date, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+             else '9999-12-31T23:59:59.999999Z' end || {} || {row}",
         literal(&format!("{{\"entity\":{name},\"key\":"))?,
         literal(",\"changedDate\":\"")?,
         literal(&format!("\",\"deleted\":{deleted},\"row\":"))?,

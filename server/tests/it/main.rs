@@ -45,6 +45,7 @@ mod rig;
 mod rights;
 mod row_security;
 mod scopes;
+mod shapes;
 mod snapshots;
 mod standby;
 mod timely;

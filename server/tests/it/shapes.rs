@@ -1,0 +1,235 @@
+//! Tables that are not what they were, or that came from elsewhere: no row is lost for it, and what cannot be
+//! followed is left out and said.
+
+use highwater_server::admin::{self, EnableOptions};
+use serde_json::Value;
+
+use crate::rig::{Copy, Pull as _, Rig};
+
+/// Pulls in pages of two rows, and expects what the source has.
+async fn pulled(rig: &Rig, copy: &mut Copy, entity: &str) {
+    copy.pull(&rig.server, 2).await;
+    assert_eq!(copy.rows(entity), rig.source(entity, "id").await, "{entity}");
+}
+
+/// Why an entity is not served, as a caller hears it who names it.
+async fn fault(rig: &Rig, entity: &str) -> String {
+    let response = rig.server.get(&format!("/changes?entity={entity}")).await;
+    assert_eq!(response.status(), 503, "{entity}");
+    let problem: Value = response.json().await.unwrap();
+    problem["detail"].as_str().unwrap().to_owned()
+}
+
+async fn refusal(rig: &Rig, table: &str, options: &EnableOptions) -> String {
+    let mut connection = rig.database.connect().await.unwrap();
+    let refused = admin::enable(&mut connection, table, options).await;
+    refused.expect_err(table).to_string()
+}
+
+/// They lie above all that this cluster has given out, and a pull of several pages would take them for later.
+#[tokio::test]
+async fn ids_of_another_cluster_cost_no_row() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text, changed_xid xid8 not null);
+         insert into product select g, 'p', '99999999' from generate_series(1, 9) g;
+         create table part (id int not null, k int not null, name text, primary key (id, k)) partition by list (k);
+         create table part_1 partition of part for values in (1); insert into part values (1, 1), (2, 1), (3, 1)",
+    )
+    .await;
+    rig.enable(&["product", "part"]).await;
+    let mut copy = Copy::default();
+    pulled(&rig, &mut copy, "product").await;
+    rig.run("update product set name = 'n' where id = 9").await;
+    pulled(&rig, &mut copy, "product").await;
+
+    rig.run(
+        "create table part_2 (like part including all); insert into part_2 (id, k) select g, 2 from generate_series(11, 16) g;
+         update part_2 set changed_xid = '77777777'; alter table part attach partition part_2 for values in (2)",
+    )
+    .await;
+    copy.pull(&rig.server, 2).await;
+    assert_eq!(copy.rows("part").len(), 9);
+}
+
+#[tokio::test]
+async fn a_generated_column_follows_what_is_hidden() {
+    let rig = Rig::start(
+        "create table product (id int primary key, secret int, twice int generated always as (secret * 2) stored);
+         insert into product values (1, 1)",
+    )
+    .await;
+    let hidden = EnableOptions {
+        exclude: Some(vec!["secret".to_owned()]),
+        ..EnableOptions::default()
+    };
+    let mut connection = rig.database.connect().await.unwrap();
+    admin::enable(&mut connection, "product", &hidden).await.unwrap();
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("update product set secret = 50").await;
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.upserts, 1);
+}
+
+#[tokio::test]
+async fn a_generated_column_that_becomes_a_plain_one_waits_for_enable() {
+    let rig = Rig::start(
+        "create table product (id int primary key, x int, g int generated always as (x * 2) stored);
+         insert into product (id, x) values (1, 1)",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pulled(&rig, &mut copy, "product").await;
+    rig.run("alter table product alter g drop expression; update product set g = 99")
+        .await;
+    assert!(fault(&rig, "product").await.contains("enable"));
+    rig.enable(&["product"]).await;
+    rig.run("update product set g = 100").await;
+    pulled(&rig, &mut copy, "product").await;
+}
+
+#[tokio::test]
+async fn a_truncate_of_a_partition_that_was_another_entitys_is_seen() {
+    let rig = Rig::start(
+        "create table one (id int, k int, primary key (id, k)) partition by list (k);
+         create table leaf partition of one for values in (1); insert into one values (1, 1), (2, 1);
+         create table other (like one, primary key (id, k)) partition by list (k)",
+    )
+    .await;
+    rig.enable(&["one", "other"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "alter table one detach partition leaf; alter table other attach partition leaf for values in (1)",
+    )
+    .await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("other").len(), 2);
+    rig.run("truncate leaf").await;
+    copy.pull(&rig.server, 0).await;
+    assert!(copy.rows("other").is_empty());
+}
+
+#[tokio::test]
+async fn a_scope_column_of_the_same_name_is_another() {
+    let rig =
+        Rig::start("create table product (id int primary key, shop int); insert into product values (1, 1)")
+            .await;
+    let hidden = EnableOptions {
+        scope: Some("shop".to_owned()),
+        exclude: Some(vec!["shop".to_owned()]),
+        ..EnableOptions::default()
+    };
+    let mut connection = rig.database.connect().await.unwrap();
+    admin::enable(&mut connection, "product", &hidden).await.unwrap();
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("alter table product drop shop, add shop int default 7")
+        .await;
+    copy.recount();
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.resets, 1, "whoever saw the old scope may see other rows now");
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_any_more_is_left_out_and_said() {
+    let rig = Rig::start(
+        "create table heir (id int primary key); create table unlogged (id int primary key);
+         create table alike (id int primary key, name text); create table gone (id int primary key);
+         create table fine (id int primary key); insert into fine values (1)",
+    )
+    .await;
+    let tables = ["heir", "unlogged", "alike", "gone", "fine"];
+    rig.enable(&tables).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "create table child () inherits (heir); alter table unlogged set unlogged; alter table alike add column \"NAME\" text;
+         drop table gone; insert into fine values (2)",
+    )
+    .await;
+    pulled(&rig, &mut copy, "fine").await;
+    for (entity, says) in [
+        ("heir", "inherit"),
+        ("unlogged", "set logged"),
+        ("alike", "only by case"),
+        ("gone", "was dropped"),
+    ] {
+        let fault = fault(&rig, entity).await;
+        assert!(fault.contains(says), "{entity}: {fault}");
+    }
+    rig.run("drop table child").await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(rig.server.get("/changes?entity=heir").await.status(), 200);
+}
+
+#[tokio::test]
+async fn tables_that_no_store_or_statement_can_hold_are_refused() {
+    let rig = Rig::start(
+        "create table dated (id int primary key, \"Changed_Date\" text); create table listed (id int primary key, shops int[]);
+         create table pragma_table_info (id int primary key)",
+    )
+    .await;
+    let plain = EnableOptions::default();
+    assert!(refusal(&rig, "dated", &plain).await.contains("only by case"));
+    assert!(
+        refusal(&rig, "pragma_table_info", &plain)
+            .await
+            .contains("reserved")
+    );
+    let scoped = EnableOptions {
+        scope: Some("shops".to_owned()),
+        ..EnableOptions::default()
+    };
+    assert!(refusal(&rig, "listed", &scoped).await.contains("array"));
+    let has_ltree = "select exists (select from pg_available_extensions where name = 'ltree')";
+    let has_ltree: bool = sqlx::query_scalar(has_ltree).fetch_one(&rig.pool).await.unwrap();
+    if has_ltree {
+        rig.run("create extension ltree; create table tree (path ltree primary key)")
+            .await;
+        assert!(refusal(&rig, "tree", &plain).await.contains("extension"));
+    }
+}
+
+#[tokio::test]
+async fn settings_of_the_database_do_not_show() {
+    let rig = Rig::start("create table product (id text[] primary key, of regclass)").await;
+    rig.run(&format!(
+        "alter database \"{0}\" set array_nulls = off; alter database \"{0}\" set quote_all_identifiers = on",
+        rig.database.name()
+    ))
+    .await;
+    rig.enable(&["product"]).await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let write = "set array_nulls = on; insert into product values ('{NULL,\"NULL\"}', 'pg_class'), ('{a}', 'pg_class')";
+    sqlx::raw_sql(write).execute(&mut connection).await.unwrap();
+    let server = crate::rig::Served::start(&rig.database.pool().await.unwrap()).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("product").len(), 2);
+    sqlx::raw_sql("delete from product where id <> '{a}'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    copy.pull(&server, 0).await;
+    let rows = copy.rows("product");
+    assert_eq!(rows.len(), 1);
+    assert!(
+        format!("{rows:?}").contains("pg_class") && !format!("{rows:?}").contains("\\\"pg_class"),
+        "{rows:?}"
+    );
+}
+
+/// JSON has no infinity, and a date of one may be there before `enable`.
+#[tokio::test]
+async fn a_date_without_end_is_still_json() {
+    let rig = Rig::start(
+        "create table product (id int primary key, changed_date timestamptz not null); insert into product values (1, 'infinity')",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let page: Value = rig.server.get("/changes").await.json().await.unwrap();
+    assert_eq!(page["changes"][1]["changedDate"], "9999-12-31T23:59:59.999999Z");
+}
