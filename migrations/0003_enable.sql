@@ -217,14 +217,15 @@ as $$
 declare
     own record;
     empty boolean;
+    -- Ids that a table brings with it may be those of another cluster, and lie above all that are given out here.
+    strange boolean := not exists (select from highwater.entity e where e.relation = add_columns.relation)
+        and exists (select from pg_attribute a where a.attrelid = relation and a.attname = 'changed_xid' and not a.attisdropped);
 begin
-    -- Ids that it has already may be those of another cluster, and lie above all that are given out here.
-    if not exists (select from highwater.entity e where e.relation = add_columns.relation) then
-        perform highwater.run(format('alter table %s drop column changed_xid', relation))
-        from pg_attribute a where a.attrelid = relation and a.attname = 'changed_xid' and not a.attisdropped;
+    if strange then
+        perform highwater.run(format('alter table %s drop column changed_xid', relation));
     end if;
     for own in
-        select w.*, a.attname is null as missing, not coalesce(a.attnotnull, false) as nullable
+        select w.*, a.attname is null or strange and w.name = 'changed_xid' as missing, not coalesce(a.attnotnull, false) as nullable
         from (values ('changed_xid', 'xid8', quote_literal(xid), 'pg_catalog.pg_current_xact_id()'),
                      ('changed_date', 'timestamptz', quote_literal(now), 'pg_catalog.clock_timestamp()'),
                      ('deleted', 'boolean', 'false', 'false')) w (name, type, constant, lasting)

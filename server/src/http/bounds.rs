@@ -89,3 +89,26 @@ fn excess(request: &Request, bounds: Bounds) -> Option<Refusal> {
         Refusal::new(Code::BodyTooLarge, detail).by(Limit::BodyBytesMax)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_again_is_bounded() {
+        assert_eq!(excerpt("/changes"), "/changes");
+        let long = "ß".repeat(EXCERPT_BYTES_MAX);
+        assert_eq!(excerpt(&long).len(), EXCERPT_BYTES_MAX);
+        assert_eq!(excerpt(&format!("x{long}")).len(), EXCERPT_BYTES_MAX - 1);
+    }
+
+    #[test]
+    fn an_id_is_short_and_can_be_seen() {
+        let is_id = |bytes: &[u8]| super::is_id(&HeaderValue::from_bytes(bytes).expect("a header's value"));
+        assert!(is_id(b"7c5aae1c-6f31-4d38-8a53-5d5d3f0b8f2e"));
+        assert!(is_id(&[b'x'; REQUEST_ID_BYTES_MAX]));
+        for bad in [&b""[..], b"\xff", b"two words", &[b'x'; REQUEST_ID_BYTES_MAX + 1]] {
+            assert!(!is_id(bad), "{bad:?}");
+        }
+    }
+}

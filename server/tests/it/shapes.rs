@@ -36,6 +36,15 @@ async fn ids_of_another_cluster_cost_no_row() {
          create table part_1 partition of part for values in (1); insert into part values (1, 1), (2, 1), (3, 1)",
     )
     .await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let options = EnableOptions::default();
+    let plan = admin::plan_enable(&mut connection, "product", &options)
+        .await
+        .unwrap();
+    assert!(
+        plan.contains("drop column changed_xid") && plan.contains("add column changed_xid"),
+        "{plan}"
+    );
     rig.enable(&["product", "part"]).await;
     let mut copy = Copy::default();
     pulled(&rig, &mut copy, "product").await;
