@@ -22,6 +22,9 @@ use crate::{timeline, unprepared};
 /// How often a page is begun because tables were altered meanwhile.
 const ATTEMPTS_MAX: usize = 4;
 
+/// Postgres' code for what a role may not do.
+const NO_RIGHT: &str = "42501";
+
 /// What is said where a cursor has seen more than this Postgres has, and nothing can be answered for that.
 pub(super) const LAGS: &str = "this Postgres lags behind what the cursor has seen; try again";
 
@@ -74,9 +77,6 @@ impl OpenPage {
         Ok(self.connection.let_go().await?)
     }
 }
-
-/// Postgres' code for what a role may not do.
-const NO_RIGHT: &str = "42501";
 
 /// Begins a page: locks, snapshot, checks, plan.
 pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError> {

@@ -70,7 +70,7 @@ pub(super) enum Order {
     Date,
 }
 
-/// What a page in the middle of a pull is bound by.
+/// What bounds a page in the middle of a pull: rows that changed since come in the next round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
     /// The snapshot that the pull leads to.
@@ -89,7 +89,7 @@ pub(super) struct Part<'a> {
     pub(super) range: &'a Range,
     /// The rows after this one only.
     pub(super) after: Option<&'a After>,
-    /// What this has seen only.
+    /// What bounds it in the middle of a pull.
     pub(super) target: Option<Target<'a>>,
     /// The row with this key only.
     pub(super) only: Option<&'a RowKey>,
