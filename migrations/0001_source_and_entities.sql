@@ -48,9 +48,10 @@ create table highwater.entity (
     generated_columns text[] not null default '{}',
     -- What `highwater.values_told_apart` said when the incarnation began; `doctor` compares.
     values_seen jsonb,
-    -- How far `purge` has removed what was deleted.
+    -- How far `purge` has removed what was deleted, and what the last one saw: what was in flight then was not removed.
     purged_xid xid8,
-    purged_date timestamptz
+    purged_date timestamptz,
+    purged_snapshot pg_snapshot
 );
 
 -- SQLite cannot hold two tables whose names differ only by case.

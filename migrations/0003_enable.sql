@@ -361,8 +361,8 @@ $$;
 revoke execute on function highwater.next_number() from public;
 
 -- What tells whether DDL changed the values of a table without writing its rows: the labels of its
--- enums by their oids, the files that hold its rows, and who last wrote its columns' rows in the
--- catalog. A rewrite that changes a column (`alter column ... using`) changes the last two; a new
+-- enums by their oids, the attributes of its composite types, the files that hold its rows, and who last wrote its
+-- columns' rows in the catalog. A rewrite that changes a column (`alter column ... using`) changes the last two; a new
 -- label, `vacuum full` and new statistics change none, or one of them.
 create function highwater.values_told_apart(relation regclass) returns jsonb
 language sql stable
@@ -387,6 +387,12 @@ as $$
     )
     select jsonb_build_object(
         'labels', (select coalesce(jsonb_object_agg(l.oid::text, l.enumlabel), '{}') from pg_enum l where l.enumtypid in (select oid from types)),
+        'attributes', (
+            select coalesce(jsonb_object_agg(composite.oid::text, composite.attributes), '{}')
+            from (select t.oid, string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum) as attributes
+                  from types join pg_type t on t.oid = types.oid and t.typtype = 'c'
+                  join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+                  group by t.oid) composite),
         'files', (select string_agg(pg_relation_filenode(c.oid)::text, ' ' order by c.oid)
                   from pg_class c where c.oid = relation or c.oid in (select p.relid from pg_partition_tree(relation) p)),
         'columns', (select jsonb_object_agg(a.attname, a.xmin::text) from pg_attribute a
@@ -479,7 +485,7 @@ begin
             incarnation = case when highwater.is_planning() then 0 else nextval('highwater.incarnation') end,
             values_seen = highwater.values_told_apart(enable.relation), key_columns = key_names, key_types = after.key_types,
             chosen_columns = after.chosen_columns, excluded_columns = after.excluded_columns,
-            scope_column = after.scope_column, purged_xid = null, purged_date = null
+            scope_column = after.scope_column, purged_xid = null, purged_date = null, purged_snapshot = null
         where e.number = before.number;
     end if;
     update highwater.entity e

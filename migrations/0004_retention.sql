@@ -5,7 +5,8 @@
 -- `before`. Returns how many it removed; fewer than `batch` means that none are left.
 --
 -- The record of how far changes in the same transaction: no snapshot has the one without the
--- other. Rows that a writer holds are left for the next time.
+-- other. Rows that a writer holds are left for the next time. One purge of an entity waits for another, so that the
+-- snapshot that is recorded is the later one, which has seen all that the other has.
 create function highwater.purge(entity integer, before timestamptz, batch integer) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15,7 +16,7 @@ declare
     removed integer := 0;
     gone record;
 begin
-    select e.* into target from highwater.entity e where e.number = purge.entity;
+    select e.* into target from highwater.entity e where e.number = purge.entity for update;
     -- The trigger on delete looks for this: what is purged leaves no tombstone.
     perform set_config('highwater.purging', pg_current_xact_id()::text, true);
     for gone in execute format($statement$
@@ -42,7 +43,7 @@ begin
     end loop;
     if removed > 0 then
         update highwater.entity e
-        set purged_xid = greatest(e.purged_xid, target.purged_xid), purged_date = greatest(e.purged_date, target.purged_date)
+        set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = pg_current_snapshot()
         where e.number = purge.entity;
     end if;
     return removed;

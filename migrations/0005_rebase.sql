@@ -27,7 +27,7 @@ begin
         execute format('alter table %s alter column changed_xid set default pg_catalog.pg_current_xact_id()', target.relation);
         perform highwater.add_triggers(target.relation, target.number);
         update highwater.entity e
-        set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp(), purged_xid = null, purged_date = null,
+        set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp(), purged_xid = null, purged_date = null, purged_snapshot = null,
             values_seen = highwater.values_told_apart(e.relation)
         where e.number = target.number;
     end loop;

@@ -2,14 +2,17 @@
 //!
 //! See [`crate::catalog`] for when they are read.
 
+mod fault;
+
 use highwater_shared::{AnewReason, Column, ColumnRole, EntityDescription, EntityName, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+pub use self::fault::Fault;
 use crate::cursor::{Covered, Seen};
 use crate::node::Node;
 use crate::quoting::identifier;
-use crate::snapshot::Xid;
+use crate::snapshot::{Snapshot, Xid};
 use crate::unprepared;
 
 /// A table that is an entity, by name only.
@@ -49,9 +52,20 @@ pub struct Entity {
     /// When its incarnation began.
     pub began_date: Timestamp,
     /// How far a purge has removed what was deleted.
-    pub purged: Option<(Xid, Timestamp)>,
+    pub purged: Option<Purged>,
     /// Why it cannot be served, and what to do.
-    pub fault: Option<String>,
+    pub fault: Option<Fault>,
+}
+
+/// How far purges have removed what was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purged {
+    /// The highest id of a deletion that was removed.
+    pub xid: Xid,
+    /// The latest date of one.
+    pub date: Timestamp,
+    /// What the last purge has seen; it removed nothing else.
+    pub snapshot: Snapshot,
 }
 
 /// A column of a key.
@@ -93,11 +107,14 @@ impl Entity {
                 if is_renewed && covered.iter().all(|covered| covered.number != number) {
                     return Some(AnewReason::NotCovered);
                 }
-                let is_purged = self.purged.is_some_and(|(xid, _)| snapshot.xmin() <= xid);
+                let is_purged = self
+                    .purged
+                    .as_ref()
+                    .is_some_and(|purged| purged.may_hide_from(snapshot));
                 (is_renewed, is_purged)
             }
             Seen::Date(date) => {
-                let is_purged = self.purged.is_some_and(|(_, purged)| *date <= purged);
+                let is_purged = self.purged.as_ref().is_some_and(|purged| *date <= purged.date);
                 (*date < self.began_date, is_purged)
             }
         };
@@ -122,6 +139,15 @@ impl Entity {
             fingerprint: self.fingerprint.clone(),
             estimated_rows: self.estimated_rows,
         }
+    }
+}
+
+impl Purged {
+    /// Whether a deletion that this has not seen may have been removed. What was in flight when it was taken, and
+    /// still was at the last purge, was not.
+    fn may_hide_from(&self, seen: &Snapshot) -> bool {
+        let was_removed = |xid: &Xid| *xid <= self.xid && self.snapshot.sees(*xid);
+        seen.xmax() <= self.xid || seen.in_flight().iter().any(was_removed)
     }
 }
 
@@ -185,7 +211,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false) as readable,
     coalesce(row_security_active(c.oid), false) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
-    e.purged_xid::text as purged_xid,
+    e.purged_xid::text as purged_xid, e.purged_snapshot::text as purged_snapshot,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
     case when c.relkind = 'p' then (
         select nullif(sum(greatest(l.reltuples, 0)), 0)::bigint
@@ -243,25 +269,29 @@ left join lateral (
 where e.relation is not null
 order by e.number";
 
-/// Two columns of a store, of which `changed_date` and `deleted` are, that SQLite takes for one.
-fn alike(names: &[String]) -> Option<(&str, &str)> {
-    let own = ["changed_date", "deleted"];
-    let names: Vec<&str> = names.iter().map(String::as_str).chain(own).collect();
-    names.iter().enumerate().find_map(|(place, name)| {
-        let before = names.iter().take(place);
-        let other = before.copied().find(|other| other.eq_ignore_ascii_case(name))?;
-        Some((other, *name))
-    })
-}
-
 fn qualified(row: &PgRow) -> Result<String, sqlx::Error> {
     let schema: String = row.try_get("schema")?;
     let relation: String = row.try_get("relation")?;
     Ok(format!("{}.{}", identifier(&schema), identifier(&relation)))
 }
 
+fn purged(row: &PgRow) -> Result<Option<Purged>, sqlx::Error> {
+    let xid: Option<String> = row.try_get("purged_xid")?;
+    let date: Option<i64> = row.try_get("purged_date")?;
+    let snapshot: Option<String> = row.try_get("purged_snapshot")?;
+    let purged = xid.zip(date).zip(snapshot).map(|((xid, date), snapshot)| {
+        Some(Purged {
+            xid: xid.parse().ok()?,
+            date: Timestamp::from_micros(date),
+            snapshot: snapshot.parse().ok()?,
+        })
+    });
+    let unread = || sqlx::Error::Decode("how far a purge has gone cannot be read".into());
+    purged.map(|purged| purged.ok_or_else(unread)).transpose()
+}
+
 fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
-    let name: String = row.try_get("name")?;
+    let name = EntityName::new(row.try_get::<String, _>("name")?);
     let is_dropped = row.try_get::<Option<String>, _>("relation")?.is_none();
     let table = if is_dropped {
         String::new()
@@ -273,70 +303,18 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
     let key_names: Vec<String> = row.try_get::<Option<_>, _>("key_names")?.unwrap_or_default();
     let key_types: Vec<String> = row.try_get::<Option<_>, _>("key_types")?.unwrap_or_default();
     let key_casts: Vec<String> = row.try_get::<Option<_>, _>("key_casts")?.unwrap_or_default();
-    let lost: Vec<String> = row.try_get("lost")?;
-    let purged_xid: Option<String> = row.try_get("purged_xid")?;
-    let purged_date: Option<i64> = row.try_get("purged_date")?;
-    let remedy = format!("run `highwater-server enable` for {table} again");
-    let is_row_secured: bool = row.try_get("row_secured")?;
     let scope = row
         .try_get::<Option<_>, _>("scope_column")?
         .zip(row.try_get::<Option<_>, _>("scope_cast")?)
         .zip(row.try_get::<Option<_>, _>("scope_whole")?)
         .map(|((column, cast), whole)| ScopeColumn { column, cast, whole });
-    let fault = if is_dropped {
-        Some(format!(
-            "the table of {name} was dropped; make it again and run `highwater-server enable` for it, or see \
-             `highwater-server doctor`"
-        ))
-    } else if !row.try_get::<bool, _>("readable")? {
-        Some(format!(
-            "the server's role may not read {table}; run `highwater-server grants` for it, after each `enable`"
-        ))
-    } else if let Some((one, other)) = alike(&names) {
-        Some(format!(
-            "the columns {one} and {other} of {table} differ only by case, which no store can hold; rename or hide one of them"
-        ))
-    } else if row.try_get("has_heirs")? {
-        Some(format!(
-            "{table} has tables that inherit from it, whose changes are not seen; `alter table ... no inherit {table}`"
-        ))
-    } else if row.try_get("is_unlogged")? {
-        Some(format!(
-            "{table} is unlogged, so a crash would empty it without a trace; `alter table ... set logged`, then run \
-             `highwater-server touch` for it"
-        ))
-    } else if row.try_get("generated_changed")? {
-        Some(format!(
-            "a generated column of {table} has become a plain one; {remedy}"
-        ))
-    } else if row.try_get("key_changed")? {
-        Some(format!("the primary key of {table} has changed; {remedy}"))
-    } else if is_row_secured && scope.is_none() {
-        // A row that leaves what the role may read would stay in every store.
-        Some(format!(
-            "row security limits what this server may read of {table}, which has no scope to follow it by; \
-             see docs/row-security.md"
-        ))
-    } else if is_row_secured && !row.try_get::<bool, _>("tombstones_secured")? {
-        Some(format!(
-            "row security limits what this server may read of {table} and not of highwater.tombstone, where the keys \
-             of all deleted rows are; see docs/row-security.md"
-        ))
-    } else if lost.is_empty() {
-        None
-    } else {
-        // Served on, a hidden column that was renamed would be published.
-        Some(format!(
-            "{table} no longer has the column {}, which `enable` named; {remedy}",
-            lost.join(", ")
-        ))
-    };
+    let fault = Fault::of(row, &name, &table, &names)?;
     Ok(Entity {
         covered: Covered {
             number: row.try_get("number")?,
             incarnation: row.try_get::<i64, _>("incarnation")?.cast_unsigned(),
         },
-        name: EntityName::new(name),
+        name,
         columns: names
             .into_iter()
             .zip(types)
@@ -365,11 +343,9 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
         estimated_rows: row
             .try_get::<Option<i64>, _>("estimated_rows")?
             .and_then(|rows| rows.try_into().ok()),
-        is_row_secured,
+        is_row_secured: row.try_get("row_secured")?,
         began_date: Timestamp::from_micros(row.try_get("began_date")?),
-        purged: purged_xid
-            .and_then(|xid| xid.parse().ok())
-            .zip(purged_date.map(Timestamp::from_micros)),
+        purged: purged(row)?,
         fault,
     })
 }

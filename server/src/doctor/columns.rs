@@ -2,6 +2,7 @@
 
 use super::Examination;
 use super::Severity::{Serious, Warning};
+use crate::entity::{self, Fault};
 use crate::unprepared;
 
 /// Highwater's own columns as they are. `nulls` is asked for where the column may be null.
@@ -20,27 +21,6 @@ const OWN: &str = "
     left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     order by e.number, w.name";
 
-/// Why an entity is left out: its table is gone, its key is another, a column that was named is gone.
-const SHAPE: &str = "
-    select e.name, coalesce(c.oid::regclass::text, ''), c.oid is null as dropped,
-        c.oid is not null and (e.key_columns, e.key_types) is distinct from (key.names, key.types) as key_changed,
-        coalesce((select string_agg(x, ', ') from unnest(e.excluded_columns || e.chosen_columns
-                      || array_remove(array[e.scope_column, e.deleted_column], null)) x
-                  where c.oid is not null and not exists (
-                      select from pg_attribute a where a.attrelid = c.oid and a.attname = x and not a.attisdropped)), '') as lost
-    from highwater.entity e
-    left join pg_class c on c.oid = e.relation
-    left join lateral (
-        select array_agg(a.attname::text order by k.place) as names,
-               array_agg(format_type(highwater.base_type(a.atttypid), null) order by k.place) as types
-        from pg_index i
-        cross join unnest(i.indkey::int2[]) with ordinality k (attnum, place)
-        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-        where i.indrelid = c.oid and i.indisprimary and k.place <= i.indnkeyatts
-    ) key on true
-    where e.relation is not null
-    order by e.number";
-
 /// Entities whose values may have changed without a write since their incarnation began.
 const VALUES: &str = "
     select e.name, e.relation::regclass::text,
@@ -48,6 +28,9 @@ const VALUES: &str = "
                   from jsonb_each(e.values_seen -> 'labels') seen
                   join lateral (select v.labels ->> seen.key as label) now on now.label is distinct from seen.value #>> '{}'
                   where now.label is not null), '') as labels,
+        coalesce((select string_agg(format('%s is now (%s)', seen.key::regtype, now.attributes), ', ')
+                  from jsonb_each_text(e.values_seen -> 'attributes') seen
+                  join lateral (select v.attributes ->> seen.key as attributes) now on now.attributes <> seen.value), '') as attributes,
         case when e.values_seen ->> 'files' is distinct from v.files then coalesce((
             select string_agg(seen.key, ', ' order by seen.key)
             from jsonb_each_text(e.values_seen -> 'columns') seen
@@ -55,7 +38,7 @@ const VALUES: &str = "
     from highwater.entity e
     join pg_class c on c.oid = e.relation
     cross join lateral (
-        select t -> 'labels' as labels, t ->> 'files' as files, t -> 'columns' as columns
+        select t -> 'labels' as labels, t -> 'attributes' as attributes, t ->> 'files' as files, t -> 'columns' as columns
         from highwater.values_told_apart(e.relation) t) v
     where e.values_seen is not null
     order by e.number";
@@ -66,37 +49,59 @@ pub(super) async fn check(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
     values(e).await
 }
 
+/// Why entities are left out, but for the rights of the role that serves, which have a check of their own.
 async fn shape(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
-    let rows: Vec<(String, String, bool, bool, String)> =
-        unprepared::query_as(SHAPE).fetch_all(&mut *e.connection).await?;
     let why = "The entity is not served; its rows in the stores stand still.";
-    for (name, table, is_dropped, key_changed, lost) in rows {
-        if is_dropped {
-            e.found(Serious, "table_missing").of(&name).says(
-                "its table was dropped",
-                why,
+    for entity in entity::read(&mut *e.connection).await? {
+        let name = entity.name.as_str();
+        let mut says =
+            |check, what: String, remedy: String| e.found(Serious, check).of(name).says(what, why, remedy);
+        match entity.fault {
+            None | Some(Fault::NoRights { .. } | Fault::RowSecured { .. } | Fault::TombstonesOpen { .. }) => {
+            }
+            Some(Fault::Dropped { .. }) => says(
+                "table_missing",
+                "its table was dropped".to_owned(),
                 format!(
                     "highwater-server enable TABLE --name '{name}'    # where a new table takes its place\n\
                      update highwater.entity set relation = null where name = '{}';    -- where none does",
                     name.replace('\'', "''")
                 ),
-            );
-        }
-        if key_changed {
-            e.found(Serious, "key_changed").of(&name).says(
-                format!("the primary key of {table} is not the one that `enable` saw"),
-                why,
+            ),
+            Some(Fault::ColumnsAlike { table, one, other }) => says(
+                "columns_alike",
+                format!(
+                    "the columns {one} and {other} of {table} differ only by case, which no store can hold"
+                ),
+                format!("highwater-server enable '{table}' --exclude {one}    # or rename one of them"),
+            ),
+            Some(Fault::HasHeirs { table }) => says(
+                "inherited",
+                format!("other tables inherit from {table}, and what is written to them is not stamped"),
+                format!("alter table ... no inherit {table}"),
+            ),
+            Some(Fault::Unlogged { table }) => says(
+                "unlogged",
+                format!("{table} is unlogged, and a crash would empty it without a trace"),
+                format!("alter table {table} set logged;\nhighwater-server touch '{table}'"),
+            ),
+            Some(Fault::GeneratedChanged { table }) => says(
+                "generated_changed",
+                format!("a generated column of {table} has become a plain one"),
                 format!("highwater-server enable '{table}'"),
-            );
-        }
-        if !lost.is_empty() {
-            e.found(Serious, "column_lost").of(&name).says(
+            ),
+            Some(Fault::KeyChanged { table }) => says(
+                "key_changed",
+                format!("the primary key of {table} is not the one that `enable` saw"),
+                format!("highwater-server enable '{table}'"),
+            ),
+            Some(Fault::ColumnsLost { table, lost }) => says(
+                "column_lost",
                 format!("{table} no longer has {lost}, which `enable` was told of"),
-                why,
                 format!(
                     "highwater-server enable '{table}' with the columns' new names (--columns, --exclude, --scope, --deleted-column)"
                 ),
-            );
+            ),
         }
     }
     Ok(())
@@ -135,14 +140,20 @@ async fn own(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
 }
 
 async fn values(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
-    let rows: Vec<(String, String, String, String)> =
+    let rows: Vec<(String, String, String, String, String)> =
         unprepared::query_as(VALUES).fetch_all(&mut *e.connection).await?;
-    for (name, table, labels, rewritten) in rows {
+    for (name, table, labels, attributes, rewritten) in rows {
         let touch = format!("highwater-server touch '{table}'");
         if !labels.is_empty() {
             e.found(Serious, "values_changed").of(&name).says(
                 format!("labels of an enum of {table} were renamed: {labels}"),
                 "No row was written, so the stores keep the old values.",
+                touch,
+            );
+        } else if !attributes.is_empty() {
+            e.found(Serious, "values_changed").of(&name).says(
+                format!("a composite type of {table} was altered: {attributes}"),
+                "No row was written, so the stores keep what the old one printed.",
                 touch,
             );
         } else if !rewritten.is_empty() {

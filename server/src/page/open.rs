@@ -130,11 +130,11 @@ async fn begin(
         }
         return behind(since, &look.entities).map(Err);
     }
-    if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.clone()) {
+    if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.as_ref()) {
         if !request.entities.needed().is_empty() {
-            return Err(ReadError::Unavailable(fault));
+            return Err(ReadError::Unavailable(fault.to_string()));
         }
-        tracing::warn!(fault, "an entity is left out");
+        tracing::warn!(%fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
     let plan = look.plan(since);

@@ -69,8 +69,8 @@ async fn begin(
         Err(ReadError::Resync { reason, .. }) => Some(reason),
         Err(error) => return Err(error),
     };
-    match look.entities.iter().find_map(|entity| entity.fault.clone()) {
-        Some(fault) => Err(ReadError::Unavailable(fault)),
+    match look.entities.iter().find_map(|entity| entity.fault.as_ref()) {
+        Some(fault) => Err(ReadError::Unavailable(fault.to_string())),
         None => Ok((look, resync)),
     }
 }

@@ -143,7 +143,7 @@ impl Shown {
                     name: name.clone(),
                     table: looked.tables.get(name).unwrap_or(&entity.table).clone(),
                     key: entity.key.iter().map(|column| column.name.clone()).collect(),
-                    fault: entity.fault.clone(),
+                    fault: entity.fault.as_ref().map(ToString::to_string),
                     estimated_rows: entity.estimated_rows,
                     changes_per_second: self.rates.of(name),
                     tombstones: dead.and_then(|(_, number)| u64::try_from(*number).ok()),

@@ -167,7 +167,11 @@ async fn read_all(single: &mut Single, question: &Question, is_midway: bool) -> 
     Ok(Found {
         facts,
         key_json,
-        purged: entity.purged.map(|(_, date)| date).filter(|_| knows_table),
+        purged: entity
+            .purged
+            .as_ref()
+            .map(|purged| purged.date)
+            .filter(|_| knows_table),
         scopes,
         is_standby,
     })

@@ -235,6 +235,26 @@ async fn columns_are_as_enable_left_them() {
     admin::enable(&mut connection, "product", &hiding).await.unwrap();
     assert_eq!(found(&rig).await, []);
 
+    breaks(&rig, "alter table product set unlogged", "unlogged", serious).await;
+    for (make, check, unmake) in [
+        (
+            "create table heir () inherits (product)",
+            "inherited",
+            "drop table heir",
+        ),
+        (
+            "alter table product add column \"TENANT_ID\" int",
+            "columns_alike",
+            "alter table product drop column \"TENANT_ID\"",
+        ),
+    ] {
+        rig.run(make).await;
+        let findings = found(&rig).await;
+        assert!(checks(&findings).contains(&check), "{findings:?}");
+        rig.run(unmake).await;
+        assert_eq!(found(&rig).await, []);
+    }
+
     rig.run("drop table product").await;
     let findings = found(&rig).await;
     assert_eq!(checks(&findings), ["table_missing"]);
@@ -263,6 +283,22 @@ async fn values_that_changed_without_a_write_are_told() {
     )
     .await;
     assert!(findings[0].what.contains("name"), "{findings:?}");
+    rig.run("create type size as (width int, depth int); alter table product add column sizes size[]; update product set sizes = null")
+        .await;
+    follow(&rig, "highwater-server touch 'product'").await;
+    let findings = breaks(
+        &rig,
+        "alter type size add attribute height int",
+        "values_changed",
+        Severity::Serious,
+    )
+    .await;
+    assert!(
+        findings[0]
+            .what
+            .contains("size is now (width integer, depth integer, height integer)"),
+        "{findings:?}"
+    );
     // To enable again is no remedy: the clients would not hear of it.
     rig.run("alter type mood rename value 'wild' to 'loud'").await;
     rig.enable(&["product"]).await;
