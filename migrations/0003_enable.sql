@@ -507,6 +507,19 @@ begin
 end
 $$;
 
+create function highwater.drop_trigger_functions(entity integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kind text;
+begin
+    foreach kind in array array['stamp', 'bury', 'flag'] loop
+        perform highwater.run(format('drop function if exists highwater.%I()', kind || '_' || entity));
+    end loop;
+end
+$$;
+
 -- Undoes `enable`. Columns stay unless told otherwise; with them their defaults, since rows are
 -- still written. False where the table is no entity.
 create function highwater.disable(relation regclass, drop_columns boolean default false) returns boolean
@@ -525,9 +538,7 @@ begin
         delete from highwater.truncation t where t.entity = entity.number;
         update highwater.entity e set relation = null where e.number = entity.number;
         perform highwater.drop_triggers(relation);
-        perform highwater.run(format('drop function if exists highwater.%I()', 'stamp_' || entity.number));
-        perform highwater.run(format('drop function if exists highwater.%I()', 'bury_' || entity.number));
-        perform highwater.run(format('drop function if exists highwater.%I()', 'flag_' || entity.number));
+        perform highwater.drop_trigger_functions(entity.number);
         select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
         foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
             perform highwater.run(format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind)));
@@ -540,6 +551,38 @@ begin
 end
 $$;
 
+-- Undoes `enable` for an entity whose table was dropped. `dropped` finds it, by its public name, as that stands or as
+-- SQL writes it.
+create function highwater.dropped(name text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select e.name
+    from highwater.entity e
+    where e.relation is not null and dropped.name in (e.name, quote_ident(e.name))
+      and not exists (select from pg_class c where c.oid = e.relation)
+$$;
+
+create function highwater.forget(name text) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    entity highwater.entity;
+begin
+    select e.* into entity from highwater.entity e where e.name = highwater.dropped(forget.name) for update;
+    if entity.number is not null then
+        delete from highwater.tombstone t where t.entity = entity.number;
+        delete from highwater.truncation t where t.entity = entity.number;
+        update highwater.entity e set relation = null where e.number = entity.number;
+        perform highwater.drop_trigger_functions(entity.number);
+    end if;
+    return entity.number is not null;
+end
+$$;
+
 -- A role that may read tables does not thereby get to make entities of them.
 revoke execute on function highwater.enable(regclass, text, text, text[], text[], text, boolean) from public;
 revoke execute on function highwater.disable(regclass, boolean) from public;
+revoke execute on function highwater.forget(text) from public;
+revoke execute on function highwater.drop_trigger_functions(integer) from public;

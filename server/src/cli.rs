@@ -100,7 +100,7 @@ Options that are not given stay as they were; to take one back, disable the tabl
     Disable {
         #[command(flatten)]
         database: Database,
-        /// The table, as in SQL: product, shop.product, '"Odd Name"'
+        /// The table, as in SQL: product, shop.product, '"Odd Name"'; where it was dropped, the entity
         table: String,
         /// Drop the columns changed_xid, changed_date and deleted too
         #[arg(long)]

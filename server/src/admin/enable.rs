@@ -139,13 +139,14 @@ pub async fn plan_enable(
     Ok(script)
 }
 
-/// Undoes [`enable`]. False where the table was no entity.
+/// Undoes [`enable`]. False where the table was no entity. An entity whose table was dropped goes by its own name.
 pub async fn disable(
     connection: &mut PgConnection,
     table: &str,
     drop_columns: bool,
 ) -> Result<bool, AdminError> {
-    answer(patiently(connection, table, None, disable_call(table, drop_columns)?).await?)
+    let call = disable_call(connection, table, drop_columns).await?;
+    answer(patiently(connection, table, None, call).await?)
 }
 
 /// The SQL that [`disable`] would run now, as [`plan_enable`] does.
@@ -154,9 +155,9 @@ pub async fn plan_disable(
     table: &str,
     drop_columns: bool,
 ) -> Result<String, AdminError> {
+    let call = disable_call(connection, table, drop_columns).await?;
     let mut transaction = connection.begin().await?;
     begin_plan(&mut transaction).await?;
-    let call = disable_call(table, drop_columns)?;
     unprepared::query(AssertSqlSafe(call.clone()))
         .execute(&mut *transaction)
         .await?;
@@ -175,11 +176,26 @@ pub async fn plan_disable(
     ))
 }
 
-fn disable_call(table: &str, drop_columns: bool) -> Result<String, NulInText> {
+async fn disable_call(
+    connection: &mut PgConnection,
+    table: &str,
+    drop_columns: bool,
+) -> Result<String, AdminError> {
     let table = literal(table)?;
-    Ok(format!(
-        "select highwater.disable({table}::regclass, drop_columns => {drop_columns})"
-    ))
+    let mut transaction = connection.begin().await?;
+    let is_dropped: bool = sqlx::raw_sql(AssertSqlSafe(format!(
+        "select highwater.dropped({table}) is not null
+             and not exists (select from highwater.entity e join pg_class c on c.oid = e.relation where c.oid::regclass::text = {table})"
+    )))
+    .fetch_one(&mut *transaction)
+    .await?
+    .try_get(0)?;
+    transaction.rollback().await?;
+    Ok(if is_dropped {
+        format!("select highwater.forget({table})")
+    } else {
+        format!("select highwater.disable({table}::regclass, drop_columns => {drop_columns})")
+    })
 }
 
 fn flag_deleted(table: &str) -> Result<String, NulInText> {

@@ -64,8 +64,7 @@ async fn shape(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
                 "its table was dropped".to_owned(),
                 format!(
                     "highwater-server enable TABLE --name '{name}'    # where a new table takes its place\n\
-                     update highwater.entity set relation = null where name = '{}';    -- where none does",
-                    name.replace('\'', "''")
+                     highwater-server disable '{name}'    # where none does"
                 ),
             ),
             Some(Fault::ColumnsAlike { table, one, other }) => says(

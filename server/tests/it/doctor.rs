@@ -40,6 +40,9 @@ async fn follow(rig: &Rig, remedy: &str) {
                     .await
                     .unwrap();
             }
+            ["highwater-server disable ", entity, ""] => {
+                assert!(admin::disable(&mut connection, entity, false).await.unwrap());
+            }
             ["highwater-server touch ", table, ""] => {
                 assert!(admin::touch(&mut connection, table).await.unwrap());
             }
@@ -255,12 +258,35 @@ async fn columns_are_as_enable_left_them() {
         assert_eq!(found(&rig).await, []);
     }
 
-    rig.run("drop table product").await;
+    rig.run("delete from product where id = 1; drop table product")
+        .await;
     let findings = found(&rig).await;
     assert_eq!(checks(&findings), ["table_missing"]);
+    // The table that is there is meant where it is an entity under another name.
+    rig.run("create table product (id int primary key)").await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let other = EnableOptions {
+        name: Some("article".to_owned()),
+        ..EnableOptions::default()
+    };
+    admin::enable(&mut connection, "product", &other).await.unwrap();
+    assert!(admin::disable(&mut connection, "product", false).await.unwrap());
+    assert_eq!(checks(&found(&rig).await), ["table_missing"]);
+    let plan = admin::plan_disable(&mut connection, "product", false)
+        .await
+        .unwrap();
+    assert!(plan.contains("highwater.forget(E'product')"), "{plan}");
     let forget = findings[0].remedy.lines().nth(1).unwrap();
     follow(&rig, forget).await;
     assert_eq!(found(&rig).await, []);
+    let left: i64 = sqlx::query_scalar(
+        "select (select count(*) from pg_proc where pronamespace = 'highwater'::regnamespace and proname like '%\\_1')
+             + (select count(*) from highwater.tombstone)",
+    )
+    .fetch_one(&rig.pool)
+    .await
+    .unwrap();
+    assert_eq!(left, 0, "nothing of it is left");
 }
 
 #[tokio::test]
