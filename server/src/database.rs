@@ -335,7 +335,11 @@ pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
     .fetch_one(connection.get()?)
     .await?;
     connection.let_go().await?;
-    Ok((!moved).then_some(own_id))
+    let own_id = (!moved).then_some(own_id);
+    if let Some(own_id) = own_id {
+        node.meets(own_id);
+    }
+    Ok(own_id)
 }
 
 /// What belongs to a snapshot. The position in the log is read after it. A standby cannot ask which

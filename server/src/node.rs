@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::catalog::Catalog;
@@ -31,6 +32,8 @@ pub struct Node {
     pub(crate) metrics: Metrics,
     /// The entities, as they were described last.
     pub(crate) catalog: Catalog,
+    /// The own id of the source that was met last; `None` as long as none was.
+    own_id: Mutex<Option<Uuid>>,
     /// What a standby could claim last; `None` as long as only a primary has been met.
     claim: Mutex<Option<Claim>>,
     /// Values of scopes as Postgres prints them, by type; `None` for what is no value of the type.
@@ -51,6 +54,7 @@ impl Node {
             is_pooled: false,
             metrics: Metrics::default(),
             catalog: Catalog::default(),
+            own_id: Mutex::default(),
             claim: Mutex::default(),
             values: Cache::builder()
                 .max_capacity(VALUES_MAX)
@@ -70,6 +74,16 @@ impl Node {
     pub async fn connect(&self) -> Result<Connection, sqlx::Error> {
         let connection = Connection::acquire(&self.pool, self.bounds).await?;
         Ok(connection.keeping_statements(!self.is_pooled))
+    }
+
+    /// The own id of the source that was met last: while a server runs, its database may be rebased.
+    pub(crate) fn own_id(&self) -> Option<Uuid> {
+        *self.own_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the own id of the source that was met.
+    pub(crate) fn meets(&self, own_id: Uuid) {
+        *self.own_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(own_id);
     }
 
     /// The pool, to be looked at.

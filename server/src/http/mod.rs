@@ -29,6 +29,7 @@ use axum::Router;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderName, HeaderValue, Request};
 use axum::middleware;
+use axum::response::Response;
 use axum::routing::{get, post};
 use highwater_shared::SOURCE_HEADER;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,7 +38,6 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, field};
-use uuid::Uuid;
 
 use self::bounds::Bounds;
 pub use self::browsers::Origin;
@@ -50,8 +50,9 @@ pub use self::tls::{TlsError, TlsFiles};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The routes for callers. Metrics are among them, unless they have an address of their own.
-fn router(shared: Arc<Shared>, own_id: Uuid, has_metrics: bool) -> Router {
-    let source = HeaderValue::from_str(&own_id.to_string()).ok();
+fn router(shared: Arc<Shared>, has_metrics: bool) -> Router {
+    let node = Arc::clone(&shared.node);
+    let source = move |_: &Response| HeaderValue::from_str(&node.own_id()?.to_string()).ok();
     let options = &shared.options;
     let (bounds, over_tls, origins) = (
         Bounds::of(options),

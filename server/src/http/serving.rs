@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::options::ServeOptions;
 use super::tls::{Tls, TlsError};
@@ -116,7 +115,7 @@ pub async fn serve(
         .map(|files| Tls::start(files, shutdown.clone()))
         .transpose()?;
     let node = Arc::new(Node::bounded(pool, options.transaction).pooled(options.is_pooled));
-    let own_id = own_id(&node).await?;
+    check_source(&node).await?;
     let shared = Arc::new(Shared::new(node, options, metrics.is_none(), shutdown.clone()));
     let tasks = [shared.watch(), shared.authenticate()];
     // Before the first request, so that it finds a date it can be sure of.
@@ -125,7 +124,7 @@ pub async fn serve(
         tracing::info!(%address, "serving");
     }
     connection::widen(&callers);
-    let app = router(Arc::clone(&shared), own_id, metrics.is_none());
+    let app = router(Arc::clone(&shared), metrics.is_none());
     let (limits, counted) = (&shared.options, &shared.node.metrics);
     let callers = listen::serve(callers, app, tls, limits, counted, shutdown.clone(), GRACE_MAX);
     let metrics = async {
@@ -146,9 +145,10 @@ pub async fn serve(
     Ok(())
 }
 
-async fn own_id(node: &Node) -> Result<Uuid, ServeError> {
+/// Whether the database is one that can be served.
+async fn check_source(node: &Node) -> Result<(), ServeError> {
     match database::own_id(node).await {
-        Ok(Some(own_id)) => Ok(own_id),
+        Ok(Some(_)) => Ok(()),
         Ok(None) => Err(ServeError::Moved),
         Err(error @ (sqlx::Error::Database(_) | sqlx::Error::RowNotFound)) => {
             Err(ServeError::NotMigrated(error))

@@ -282,6 +282,7 @@ async fn look_at(
         };
         match opened.await {
             Ok((moment, signature, rows)) if signature == known.signature => {
+                node.meets(moment.source.own_id);
                 return Ok(Look {
                     moment,
                     entities,

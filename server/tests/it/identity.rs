@@ -115,6 +115,20 @@ async fn a_copy_of_a_database_is_served_after_a_rebase() {
     run(&staging, "update product set name = 'staged' where id = 2").await;
     copy.pull(&server, 0).await;
     assert_eq!(copy.rows("product"), source(&staging, "product", "id").await);
+
+    // Stores must be able to tell from the page which database it is of.
+    let told = server.get("/changes").await.headers()["highwater-source"].clone();
+    assert_eq!(told, after.as_str());
+    admin::rebase(
+        &mut PgConnection::connect(&cluster.url("staging")).await.unwrap(),
+        true,
+    )
+    .await
+    .unwrap();
+    let own_id: String = sqlx::query_scalar(own_id).fetch_one(&staging).await.unwrap();
+    assert_ne!(own_id, after);
+    let told = server.get("/changes").await.headers()["highwater-source"].clone();
+    assert_eq!(told, own_id.as_str());
 }
 
 /// A promotion that kept all that a client has seen costs it nothing; one that lost some of it is

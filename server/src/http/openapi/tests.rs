@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::openapi;
 use crate::http::{ServeOptions, Shared, router};
@@ -30,7 +29,7 @@ fn routed(has_metrics: bool) -> BTreeSet<String> {
         has_metrics,
         CancellationToken::new(),
     );
-    let shown = format!("{:?}", router(Arc::new(shared), Uuid::nil(), has_metrics));
+    let shown = format!("{:?}", router(Arc::new(shared), has_metrics));
     let (_, list) = shown.split_once("paths: {").unwrap();
     let (list, _) = list.split_once('}').unwrap();
     let quoted = list.split('"').skip(1).step_by(2);
