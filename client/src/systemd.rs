@@ -1,4 +1,4 @@
-//! Tells systemd, where it runs the daemon, that the store is up to date and that the daemon lives.
+//! Tells systemd, where it runs the daemon, that the store is up to date, that the daemon lives, and that it ends.
 
 use highwater_client::Client;
 use sd_notify::NotifyState;
@@ -30,6 +30,11 @@ pub(crate) fn notify(client: &Client) -> AbortOnDropHandle<()> {
         };
         tokio::join!(ready, alive);
     }))
+}
+
+/// Tells that the daemon ends, by its own will.
+pub(crate) fn stopping() {
+    say(NotifyState::Stopping);
 }
 
 fn say(state: NotifyState<'_>) {

@@ -38,7 +38,7 @@ pub(crate) async fn run(options: PullOptions) -> anyhow::Result<()> {
     } else if quiet {
         Ok(())
     } else {
-        print(&as_text(&report))
+        print(&as_text(&report, client.store().sync_helpers()?.is_empty()))
     }
 }
 
@@ -54,8 +54,13 @@ async fn expected_rows(client: &Client, options: &PullOptions) -> Result<u64, hi
         .sum())
 }
 
-fn as_text(report: &PullReport) -> String {
+fn as_text(report: &PullReport, is_without_entities: bool) -> String {
     let seconds = report.elapsed.as_secs_f64();
+    if is_without_entities {
+        return format!(
+            "the server offers nothing ({seconds:.2} s): no table was enabled there, or this caller may read none"
+        );
+    }
     if report.rows + report.deleted == 0 {
         return format!("nothing new ({seconds:.2} s)");
     }

@@ -35,6 +35,7 @@ pub(crate) async fn run(options: RunOptions) -> anyhow::Result<()> {
     client
         .follow(options.interval.map_or(Pace::Live, Pace::Every), &stop)
         .await?;
+    systemd::stopping();
     tracing::info!("stopped");
     Ok(())
 }

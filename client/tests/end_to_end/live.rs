@@ -63,7 +63,7 @@ async fn a_change_arrives_when_it_is_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn systemd_hears_that_the_store_is_up_to_date_and_that_the_daemon_lives() {
+async fn systemd_hears_that_the_store_is_up_to_date_and_that_the_daemon_lives_and_ends() {
     let rig = Rig::start(
         "create table product (id int primary key, name text)",
         &["product"],
@@ -77,20 +77,26 @@ async fn systemd_hears_that_the_store_is_up_to_date_and_that_the_daemon_lives() 
         .env("NOTIFY_SOCKET", &socket)
         .env("WATCHDOG_USEC", "200000")
         .env_remove("WATCHDOG_PID");
-    let _process = Process::spawn(command).unwrap();
+    let mut process = Process::spawn(command).unwrap();
     let heard = tokio::task::spawn_blocking(move || {
         let (mut ready, mut alive) = (false, 0);
         let mut message = [0; 100];
-        while !ready || alive < 3 {
+        loop {
             let length = heard.recv(&mut message).unwrap();
             match String::from_utf8_lossy(&message[..length]).trim() {
                 "READY=1" => ready = true,
                 "WATCHDOG=1" => alive += 1,
+                "STOPPING=1" => break,
                 other => panic!("{other}"),
             }
+            if ready && alive == 3 {
+                process.signal(Signal::Terminate).unwrap();
+            }
         }
+        (ready, alive)
     });
-    heard.await.unwrap();
+    let (ready, alive) = heard.await.unwrap();
+    assert!(ready && alive >= 3, "{alive}");
 }
 
 /// By a name that is no machine's, so that only a proxy finds the server: as from far away.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use highwater_server::admin;
+use highwater_server::admin::{self, EnableOptions};
 use serde_json::Value;
 
 use crate::live::value;
@@ -42,6 +42,24 @@ async fn rows_that_go_by_a_truncate_are_counted() {
         "{told}"
     );
     rig.assert_equal(&store, &BOTH, "after a truncate").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_offered_nothing_is_told_so() {
+    let rig = Rig::start(SQL, &[]).await;
+    let store = rig.store("empty.db");
+    let (code, told, said) = pull(&rig, &store, &[]).await;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(
+        told.contains("offers nothing") && told.contains("no table was enabled"),
+        "{told}"
+    );
+    let mut connection = rig.database.connect().await.unwrap();
+    admin::enable(&mut connection, "part", &EnableOptions::default())
+        .await
+        .unwrap();
+    let (_, told, _) = pull(&rig, &store, &[]).await;
+    assert!(told.starts_with("5 rows"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
