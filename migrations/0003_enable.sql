@@ -26,13 +26,15 @@ as $$
         ) inner_type (oid, typmod, coll)
     )
     select case
-        when t.typname in ('float4', 'float8', 'interval', 'jsonb', 'citext') and (n.nspname = 'pg_catalog' or t.typname = 'citext')
+        when t.typname in ('float4', 'float8', 'interval', 'jsonb', 'tsquery', 'citext') and (n.nspname = 'pg_catalog' or t.typname = 'citext')
             then format('equal values of type %s can be written in two ways', t.typname)
         when t.oid = 'numeric'::regtype and type.typmod = -1
             then 'numeric without a fixed scale writes equal values in two ways (1.0 and 1.00)'
         when t.oid = 'bpchar'::regtype and type.typmod = -1
             then 'bpchar without a length writes equal values in two ways'
-        when n.nspname <> 'pg_catalog' and t.typtype = 'b' and t.typelem = 0 and type.oid = outermost.oid
+        when n.nspname = 'pg_catalog' and t.typname ~ '^reg' and t.typtype = 'b' and t.typelem = 0
+            then format('values of type %s are printed as what they name is called, which may be renamed', t.typname)
+        when n.nspname <> 'pg_catalog' and t.typtype = 'b' and t.typelem = 0
             then format('the type %s is an extension''s, whose operators the server does not use', t.typname)
         when c.oid is not null and not c.collisdeterministic
             then format('its collation %I is nondeterministic, so equal values can be written in two ways', c.collname)
@@ -41,8 +43,6 @@ as $$
     join pg_type t on t.oid = type.oid
     join pg_namespace n on n.oid = t.typnamespace
     left join pg_collation c on c.oid = type.coll
-    cross join (select highwater.base_type(a.atttypid) as oid
-                from pg_attribute a where a.attrelid = key_column_fault.relation and a.attnum = key_column_fault.attnum) outermost
     order by 1 nulls last
     limit 1
 $$;
@@ -168,12 +168,21 @@ begin
             using hint = 'name a column of another type, such as bigint, text or uuid';
     end if;
 
-    select a.attname as name into fault from pg_attribute a
-    where a.attrelid = relation and a.attname = scope
-      and exists (select from pg_type t where t.oid = highwater.base_type(a.atttypid) and t.typcategory = 'A');
-    if found then
+    select a.attname as name, format_type(highwater.base_type(a.atttypid), null) as type,
+           t.typcategory = 'A' as is_array into fault
+    from pg_attribute a join pg_type t on t.oid = highwater.base_type(a.atttypid)
+    where a.attrelid = relation and a.attname = scope;
+    if found and fault.is_array then
         raise exception 'the column % of % cannot be a scope: it is an array', quote_ident(fault.name), relation
             using hint = 'name a column of another type, such as bigint, text or uuid';
+    elsif found then
+        begin
+            execute format('select from (select null::%s as value) v order by value', fault.type);
+        exception when undefined_function then
+            raise exception 'the column % of % cannot be a scope: values of type % have no order, and no index',
+                quote_ident(fault.name), relation, fault.type
+                using hint = 'name a column of another type, such as bigint, text or uuid';
+        end;
     end if;
 
     -- Together with the columns that are added.
@@ -328,6 +337,14 @@ as $$
     where e.number = index_definition.number
 $$;
 
+-- For the rest of the function that calls this, names are found where the session finds them: the application's triggers
+-- may name its tables without their schema.
+create function highwater.as_the_application() returns void
+language sql
+as $$
+    select pg_catalog.set_config('search_path', s.reset_val, true) from pg_catalog.pg_settings s where s.name = 'search_path'
+$$;
+
 -- Flags the rows that the application's own column calls deleted, where that was not seen yet.
 create function highwater.flag_deleted(relation regclass) returns void
 language plpgsql
@@ -336,9 +353,12 @@ as $$
 declare
     is_deleted text := (select highwater.deleted_by(e.relation, e.deleted_column, 't')
                         from highwater.entity e where e.relation = flag_deleted.relation);
+    -- Written while names of tables are printed in full.
+    statement text := format('update %s t set deleted = true where not t.deleted and %s', relation, is_deleted);
 begin
     if is_deleted is not null then
-        execute format('update %s t set deleted = true where not t.deleted and %s', relation, is_deleted);
+        perform highwater.as_the_application();
+        execute statement;
     end if;
 end
 $$;

@@ -13,13 +13,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     target highwater.entity;
+    statement text;
     removed integer := 0;
     gone record;
 begin
     select e.* into target from highwater.entity e where e.number = purge.entity for update;
     -- The trigger on delete looks for this: what is purged leaves no tombstone.
     perform set_config('highwater.purging', pg_current_xact_id()::text, true);
-    for gone in execute format($statement$
+    statement := format($statement$
         with tombstones as (
             delete from highwater.tombstone t where t.ctid in (
                 select t.ctid from highwater.tombstone t
@@ -35,8 +36,10 @@ begin
             returning changed_xid, changed_date
         )
         select * from tombstones union all select * from truncations union all select * from flagged
-        $statement$, target.relation) using entity, before, batch
-    loop
+        $statement$, target.relation);
+    -- Rows of the application's are deleted, for which it may have triggers.
+    perform highwater.as_the_application();
+    for gone in execute statement using entity, before, batch loop
         removed := removed + 1;
         target.purged_xid := greatest(target.purged_xid, gone.changed_xid);
         target.purged_date := greatest(target.purged_date, gone.changed_date);

@@ -6,8 +6,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cursor::Covered;
 use crate::database::Connection;
-use crate::entity::{self, Entity};
+use crate::entity::{self, Entity, Fault};
 use crate::unprepared;
 
 /// The entities, as they were described last.
@@ -15,7 +16,7 @@ use crate::unprepared;
 pub struct Catalog(Mutex<Option<Arc<Described>>>);
 
 /// The entities at one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Described {
     /// All of them, by number.
     pub entities: Vec<Entity>,
@@ -76,6 +77,18 @@ impl Catalog {
         let described = Arc::new(Described { entities, signature });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&described));
         Ok(described)
+    }
+
+    /// Leaves an entity out for what was found when it was read, until it is described anew.
+    pub(crate) fn leave_out(&self, covered: &Covered, fault: &Fault) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entities = known
+            .as_mut()
+            .map(|described| &mut Arc::make_mut(described).entities);
+        let mut entities = entities.into_iter().flatten();
+        if let Some(entity) = entities.find(|entity| entity.covered == *covered) {
+            entity.fault = Some(fault.clone());
+        }
     }
 }
 

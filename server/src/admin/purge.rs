@@ -24,7 +24,7 @@ pub struct Purged {
     pub entity: EntityName,
     /// Tombstones, truncations and flagged rows.
     pub removed: u64,
-    /// Why not all could be removed: other rows refer to flagged ones.
+    /// Why not all could be removed: other rows refer to flagged ones, or a trigger of the application's failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
 }
@@ -127,16 +127,22 @@ async fn remove(
         match batch(connection, table, before).await {
             Ok(0) => return Ok((removed, None)),
             Ok(batch) => removed += batch,
-            Err(error) if sqlstate(&error).as_deref() == Some(FOREIGN_KEY) => {
-                let reason = format!(
-                    "{}; flag or delete the rows that refer to these, and purge again",
-                    AdminError::from(error)
-                );
+            Err(error) => {
+                let reason = refused(&error).ok_or(AdminError::Postgres(error))?;
                 return Ok((removed, Some(reason)));
             }
-            Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Why rows of one entity could not be removed, which need not stop the others: `None` where Postgres went away.
+fn refused(error: &sqlx::Error) -> Option<String> {
+    let refusal = error.as_database_error()?;
+    let what_to_do = match sqlstate(error).as_deref() {
+        Some(FOREIGN_KEY) => "flag or delete the rows that refer to these, and purge again",
+        _ => "it may be a trigger of the table that failed; mend that, and purge again",
+    };
+    Some(format!("{}; {what_to_do}", refusal.message()))
 }
 
 async fn batch(

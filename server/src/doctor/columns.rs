@@ -57,8 +57,14 @@ async fn shape(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
         let mut says =
             |check, what: String, remedy: String| e.found(Serious, check).of(name).says(what, why, remedy);
         match entity.fault {
-            None | Some(Fault::NoRights { .. } | Fault::RowSecured { .. } | Fault::TombstonesOpen { .. }) => {
-            }
+            None
+            | Some(
+                Fault::NoRights { .. }
+                | Fault::RowSecured { .. }
+                | Fault::TombstonesOpen { .. }
+                // No description tells it.
+                | Fault::TombstoneUnread { .. },
+            ) => {}
             Some(Fault::Dropped { .. }) => says(
                 "table_missing",
                 "its table was dropped".to_owned(),

@@ -86,6 +86,12 @@ pub enum Fault {
         /// The table.
         table: String,
     },
+    /// The type of the key no longer knows a value that a deleted row had; found when it is read.
+    #[error("the key of a deleted row is none to {table} any more; run `highwater-server touch` for {table}")]
+    TombstoneUnread {
+        /// The table.
+        table: String,
+    },
     /// Columns that were named are gone. Served on, a hidden column that was renamed would be published.
     #[error(
         "{table} no longer has the column {lost}, which `enable` named; run `highwater-server enable` for {table} again"

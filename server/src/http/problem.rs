@@ -71,7 +71,7 @@ impl From<ReadError> for Refusal {
             },
             ReadError::BadPosition => Self::new(Code::InvalidSince, detail),
             ReadError::NoKeys(_) => Self::new(Code::InvalidBody, detail),
-            ReadError::Unavailable(_) => Self::new(Code::Unavailable, detail),
+            ReadError::Unavailable(_) | ReadError::Fault { .. } => Self::new(Code::Unavailable, detail),
             ReadError::Limit(limit) => Self::new(Code::Unavailable, detail).by(limit),
             ReadError::Postgres(error) => error.into(),
             ReadError::Abandoned => Self::new(Code::Internal, detail),

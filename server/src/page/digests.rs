@@ -15,9 +15,10 @@ use super::delta::Delta;
 use super::digests_sql::{self as sql, Digested, Encoding};
 use super::open::{LAGS, OpenPage, Opened, refused};
 use super::rows::Budget;
+use super::send;
 use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;
-use crate::cursor::{Cursor, Seen};
+use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{LogEnd, is_no_value};
 use crate::entity::Entity;
 use crate::limit::PageBounds;
@@ -228,7 +229,14 @@ impl OpenDigests {
                         .await?;
                 }
                 out.begin_block(entity, kind)?;
-                rows += super::rows::pass_all(connection, &statement, until, out).await?;
+                let step = if kind == BlockKind::Changed {
+                    Step::Tombstones
+                } else {
+                    Step::Rows
+                };
+                rows += super::rows::pass_all(connection, &statement, until, out)
+                    .await
+                    .map_err(|error| send::blame(error, entity, step, None))?;
                 out.end_block().await?;
             }
         }

@@ -29,8 +29,9 @@ use highwater_shared::timestamp::TimestampError;
 use highwater_shared::{EntityName, ResyncReason, Timestamp};
 
 use crate::caller::Caller;
-use crate::cursor::{Cursor, CursorError};
+use crate::cursor::{Covered, Cursor, CursorError};
 use crate::database::sqlstate;
+use crate::entity::Fault;
 use crate::limit::{Limit, PageBounds};
 
 pub(crate) use conditions::{RowKey, in_scopes, tombstones_of};
@@ -179,6 +180,14 @@ pub enum ReadError {
     /// 503: not now.
     #[error("{0}")]
     Unavailable(String),
+    /// 503: the entity cannot be served until somebody mends it.
+    #[error("{fault}")]
+    Fault {
+        /// The entity, as it was described.
+        covered: Covered,
+        /// What is wrong with it.
+        fault: Fault,
+    },
     /// 503: not now, since the server has as much to do as it may.
     #[error("{}", .0.told())]
     Limit(Limit),

@@ -13,11 +13,14 @@ use super::sql::{self, InScope, Range};
 use super::{Output, ReadError, Since};
 use crate::cursor::{After, Cursor, Lsn, Position, Pull, Seen, Step};
 use crate::database::sqlstate;
-use crate::entity::Entity;
+use crate::entity::{Entity, Fault};
 use crate::limit::Limit;
 use crate::node::Node;
 use crate::samples::Samples;
 use crate::snapshot::Xid;
+
+/// Postgres' code for bytes that are no text.
+const NOT_UTF8: &str = "22021";
 
 impl OpenPage {
     /// Sends the page to its end, or to where it fails: then its reader sees it cut off.
@@ -45,6 +48,9 @@ impl OpenPage {
             Err(error) => {
                 if let Some(limit) = error.limit() {
                     node.metrics.reached(limit);
+                }
+                if let ReadError::Fault { covered, fault } = &error {
+                    node.catalog.leave_out(covered, fault);
                 }
                 out.fail(error);
             }
@@ -316,12 +322,19 @@ pub(super) fn blame(error: ReadError, entity: &Entity, step: Step, after: Option
     });
     if !is_bad_value(&error) {
         ReadError::Postgres(error)
-    } else if step == Step::Tombstones && is_position {
-        tracing::warn!(%error, entity = %entity.name, "a tombstone cannot be read");
+    } else if sqlstate(&error).as_deref() == Some(NOT_UTF8) {
         ReadError::Unavailable(format!(
-            "the key of a deleted row is none to {0} any more; run `highwater-server touch` for {0}",
+            "a text of {} is none in UTF-8, in which all texts are sent ({error}); mend it, or hide the column: the database \
+             takes texts of all encodings",
             entity.table
         ))
+    } else if step == Step::Tombstones && is_position {
+        tracing::warn!(%error, entity = %entity.name, "a tombstone cannot be read");
+        let table = entity.table.clone();
+        ReadError::Fault {
+            covered: entity.covered,
+            fault: Fault::TombstoneUnread { table },
+        }
     } else if after.is_some() {
         ReadError::BadPosition
     } else {

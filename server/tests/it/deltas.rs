@@ -1,5 +1,6 @@
 //! What a pull delivers, and what it leaves out.
 
+use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::rig::{Copy, Pull as _, Rig, run};
@@ -279,20 +280,32 @@ async fn a_row_with_a_long_key_can_be_deleted() {
 #[tokio::test]
 async fn a_deleted_key_that_its_type_no_longer_knows_asks_for_a_touch() {
     let rig = Rig::start(
-        "create type size as enum ('s', 'm'); create table shirt (size size primary key); insert into shirt values ('s'), ('m')",
+        "create type size as enum ('s', 'm'); create table shirt (size size primary key); insert into shirt values ('s'), ('m');
+         create table product (id int primary key)",
     )
     .await;
-    rig.enable(&["shirt"]).await;
+    rig.enable(&["shirt", "product"]).await;
     let mut copy = Copy::default();
     copy.pull(&rig.server, 0).await;
-    rig.run("delete from shirt where size = 's'; alter type size rename value 's' to 'small'")
-        .await;
-    let response = rig
-        .server
-        .get(&format!("/changes?since={}", copy.since.as_deref().unwrap()))
-        .await;
-    assert_eq!(response.status(), 503);
-    assert!(response.text().await.unwrap().contains("highwater-server touch"));
+    rig.run(
+        "delete from shirt where size = 's'; alter type size rename value 's' to 'small'; insert into product values (1)",
+    )
+    .await;
+    let since = copy.since.clone().unwrap();
+    // When it is found, and then where it is named.
+    for path in [
+        format!("/changes?since={since}"),
+        format!("/changes?entity=shirt&since={since}"),
+    ] {
+        let response = rig.server.get(&path).await;
+        assert_eq!(response.status(), 503);
+        assert!(response.text().await.unwrap().contains("highwater-server touch"));
+    }
+    // The others are served.
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    let page: Value = rig.server.get("/changes").await.json().await.unwrap();
+    assert_eq!(page["entities"], serde_json::json!(["product"]));
     let mut connection = rig.database.connect().await.unwrap();
     highwater_server::admin::touch(&mut connection, "shirt")
         .await

@@ -37,6 +37,9 @@ async fn what_cannot_be_kept_is_refused_with_the_remedy() {
          create table unscaled (k numeric primary key);
          create table spans (k interval primary key);
          create table document (k jsonb primary key);
+         create table search (k tsquery[] primary key);
+         create table renamed (k regclass primary key);
+         create table unordered (id int primary key, x xml, p point);
          -- A Postgres without ICU has no such collations.
          do $$ begin
              create collation loose (provider = icu, locale = 'und', deterministic = false);
@@ -64,6 +67,8 @@ async fn what_cannot_be_kept_is_refused_with_the_remedy() {
         ("unscaled", "without a fixed scale", "bigint, text or uuid"),
         ("spans", "two ways", "bigint, text or uuid"),
         ("document", "two ways", "bigint, text or uuid"),
+        ("search", "two ways", "bigint, text or uuid"),
+        ("renamed", "may be renamed", "bigint, text or uuid"),
         ("cased", "differ only by case", "exclude or rename"),
         ("flagged", "of type integer", "rename column"),
         ("child", "inheritance", "without inheritance"),
@@ -82,6 +87,15 @@ async fn what_cannot_be_kept_is_refused_with_the_remedy() {
         let said = refusal(&rig, table, EnableOptions::default()).await;
         assert!(said.contains(reason) && said.contains(remedy), "{table}: {said}");
     }
+
+    for column in ["x", "p"] {
+        let scoped = EnableOptions {
+            scope: Some(column.to_owned()),
+            ..EnableOptions::default()
+        };
+        assert!(refusal(&rig, "unordered", scoped).await.contains("no order"));
+    }
+    assert_eq!(one::<i64>(&rig, "select count(*) from highwater.entity").await, 0);
 
     rig.enable(&["other"]).await;
     let named = |name: &str| EnableOptions {

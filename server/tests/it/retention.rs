@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_server::admin;
+use highwater_server::admin::{self, EnableOptions};
 
 use crate::rig::{Copy, Pull as _, Rig};
 
@@ -165,6 +165,51 @@ async fn rows_that_refer_to_others_are_purged_first() {
     let left = "select (select count(*) from parent) + (select count(*) from child)";
     let left: i64 = sqlx::query_scalar(left).fetch_one(&rig.pool).await.unwrap();
     assert_eq!(left, 2);
+}
+
+/// Triggers of the application's find its tables as they do elsewhere; one that fails stops no other entity.
+#[tokio::test]
+async fn triggers_of_the_application_run_as_in_its_own_sessions() {
+    let rig = Rig::start(
+        "create table audit (what text); create table audited (id int primary key, gone_at date);
+         create table zebra (id int primary key); insert into audited values (1, now()), (2, null); insert into zebra values (1);
+         create function note() returns trigger language plpgsql as
+             $$begin insert into audit values (tg_op); return null; end$$;
+         create trigger note after update or delete on audited for each row execute function note()",
+    )
+    .await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let gone = EnableOptions {
+        deleted_column: Some("gone_at".to_owned()),
+        ..EnableOptions::default()
+    };
+    admin::enable(&mut connection, "audited", &gone).await.unwrap();
+    rig.enable(&["zebra"]).await;
+    assert_eq!(purge(&rig, Duration::ZERO, false).await, 1);
+    let noted: Vec<String> = sqlx::query_scalar("select what from audit")
+        .fetch_all(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(noted, ["UPDATE", "DELETE"]);
+
+    rig.run("alter table audited disable trigger note; update audited set gone_at = now(); alter table audited enable trigger note;
+             delete from zebra; drop table audit")
+        .await;
+    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+        .await
+        .unwrap();
+    let stopped: Vec<&str> = purged
+        .iter()
+        .filter_map(|purged| purged.stopped.as_deref())
+        .collect();
+    assert!(
+        matches!(stopped[..], [why] if why.contains("audit") && why.contains("trigger")),
+        "{stopped:?}"
+    );
+    assert_eq!(
+        purged.iter().map(|purged| purged.removed).collect::<Vec<_>>(),
+        [0, 1]
+    );
 }
 
 #[tokio::test]
