@@ -271,7 +271,9 @@ async fn look_closely(
         .flat_map(|last| &last.entities)
         .map(|watched| (watched.entity.covered.number, watched))
         .collect();
+    let number = last.map_or(0, |last| last.look + 1);
     let now = Arc::new(Ground {
+        look: number,
         snapshot: look.moment.snapshot.clone(),
         wal: look.moment.stands_on(),
     });
@@ -294,6 +296,7 @@ async fn look_closely(
     };
     let entities = look.entities.iter().map(watched).collect();
     Ok(Some(View {
+        look: number,
         entities,
         scopes: Arc::new(scopes),
         answers: view::Answers::default(),

@@ -25,7 +25,7 @@ impl ScopeChanges {
             .filter_map(|scope| self.latest.get(&(entity, scope.clone())));
         listed
             .chain(self.others.get(&entity))
-            .max_by_key(|ground| ground.order())
+            .max_by_key(|ground| ground.look)
     }
 
     /// Notes that these scopes of an entity were changed.
@@ -47,16 +47,16 @@ impl ScopeChanges {
     /// Whoever has not seen as much as is forgotten is answered by a page.
     fn forget_older_half(&mut self) {
         let mut grounds: Vec<Arc<Ground>> = self.latest.values().map(Arc::clone).collect();
-        grounds.sort_unstable_by_key(|ground| ground.order());
+        grounds.sort_unstable_by_key(|ground| ground.look);
         let Some(middle) = grounds.get(grounds.len() / 2) else {
             return;
         };
         let others = &mut self.others;
         self.latest.retain(|(entity, _), ground| {
-            let is_kept = ground.order() > middle.order();
+            let is_kept = ground.look > middle.look;
             if !is_kept {
                 let other = others.entry(*entity).or_insert_with(|| Arc::clone(ground));
-                if other.order() < ground.order() {
+                if other.look < ground.look {
                     *other = Arc::clone(ground);
                 }
             }
@@ -71,10 +71,12 @@ mod tests {
     use crate::cursor::Lsn;
     use crate::snapshot::{Snapshot, Xid};
 
-    fn ground(xmax: u64) -> Arc<Ground> {
+    /// All have snapshots of the same bounds: an older writer is in flight all the time.
+    fn ground(look: u64) -> Arc<Ground> {
         Arc::new(Ground {
-            snapshot: Snapshot::new(Xid(xmax), Vec::new()),
-            wal: Lsn(xmax),
+            look,
+            snapshot: Snapshot::new(Xid(9), vec![Xid(3)]),
+            wal: Lsn(look),
         })
     }
 

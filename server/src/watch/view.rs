@@ -12,7 +12,7 @@ use crate::entity::Entity;
 use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Since, Standing, WholePage};
 use crate::samples::Samples;
 use crate::scope::Limits;
-use crate::snapshot::{Snapshot, Xid};
+use crate::snapshot::Snapshot;
 
 /// The most answers that are kept of a view.
 const ANSWERS_MAX: usize = 256;
@@ -20,6 +20,8 @@ const ANSWERS_MAX: usize = 256;
 /// The source at one moment.
 #[derive(Debug)]
 pub struct View {
+    /// Which of the looks that followed one another it is of.
+    pub(super) look: u64,
     pub(super) moment: Moment,
     /// By number.
     pub(super) entities: Vec<Watched>,
@@ -56,16 +58,12 @@ pub(super) struct Watched {
 /// What had been seen at one moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ground {
+    /// Which of the looks that followed one another has shown it: the later one has the greater number. Snapshots do not
+    /// tell, since transactions that end in another order than they began in leave both of their bounds as they are.
+    pub(super) look: u64,
     pub(super) snapshot: Snapshot,
     /// The last byte of the log that it may stand on.
     pub(super) wal: Lsn,
-}
-
-impl Ground {
-    /// Of two of one history the later one has the greater order.
-    pub(super) fn order(&self) -> (Xid, Xid) {
-        (self.snapshot.xmax(), self.snapshot.xmin())
-    }
 }
 
 impl View {
@@ -198,7 +196,7 @@ impl View {
         // Since the latest change of any of them nothing of theirs has changed, so all who lack nothing
         // get the same cursor, whenever they ask and whatever else was committed. They share a page then.
         let changed = asked.iter().map(|watched| self.changed(watched, limits));
-        let ground = changed.max_by_key(|ground| ground.order());
+        let ground = changed.max_by_key(|ground| ground.look);
         let (seen, wal) = ground.map_or_else(
             || (self.moment.snapshot.clone(), self.moment.stands_on()),
             |ground| (ground.snapshot.clone(), ground.wal),

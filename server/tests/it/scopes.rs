@@ -252,6 +252,35 @@ async fn what_a_caller_may_see_changes_and_its_copy_with_it() {
     assert_eq!(copy.rows("product"), tenants.products(&[2]).await);
 }
 
+/// Transactions that end in another order than they began in, beside an older one, leave the bounds of snapshots as they are.
+#[tokio::test]
+async fn a_caller_of_two_scopes_is_told_of_both_whatever_order_writers_end_in() {
+    let tenants = Tenants::start().await;
+    let both = of(&[1, 2]);
+    let mut copy = Copy::default();
+    let (mut oldest, mut slow) = (
+        tenants.rig.pool.begin().await.unwrap(),
+        tenants.rig.pool.begin().await.unwrap(),
+    );
+    for (writer, sql) in [
+        (&mut oldest, "insert into news values (2, 'of tomorrow')"),
+        (&mut slow, "update product set name = 'slow' where id = 3"),
+    ] {
+        sqlx::raw_sql(sql).execute(&mut **writer).await.unwrap();
+    }
+    tenants
+        .rig
+        .run("update product set name = 'quick' where id = 1")
+        .await;
+    for _ in 0..2 {
+        tenants.pull(&mut copy, &both, 1000).await;
+    }
+    slow.commit().await.unwrap();
+    tenants.pull(&mut copy, &both, 1000).await;
+    assert_eq!(copy.rows("product"), tenants.products(&[1, 2]).await);
+    oldest.commit().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_caller_is_woken_by_what_it_may_see_and_by_nothing_else() {
     let tenants = Tenants::start().await;
