@@ -22,8 +22,15 @@ use crate::snapshot::Snapshot;
 use crate::standby::{self, Claim};
 use crate::{timeline, unprepared};
 
-/// How long a page may wait for a table that is being altered, in milliseconds.
-pub const LOCK_WAIT_MS_MAX: u64 = 5_000;
+/// How long a page may wait for tables that are being altered.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long it waits at a time, while it holds others, before it lets these go and tries again. Who alters tables in another
+/// order waits for it, and is ended for a deadlock if that takes a second (`deadlock_timeout`).
+const LOCK_ATTEMPT: Duration = Duration::from_millis(400);
+
+/// Postgres' code for a lock that was not had in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// How long after the snapshot the flush of the log is waited for before it is nudged.
 const FLUSH_WAIT: Duration = Duration::from_millis(2);
@@ -157,6 +164,21 @@ impl Connection {
     /// would find the table empty. Tells whether this is a standby; where not, it was a primary
     /// before the snapshot, and so it stays.
     pub async fn begin(&mut self, tables: &[&str]) -> Result<bool, sqlx::Error> {
+        let until = Instant::now() + LOCK_WAIT_MAX;
+        loop {
+            match self.try_begin(tables).await {
+                Err(error)
+                    if sqlstate(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) && Instant::now() < until =>
+                {
+                    self.end().await?;
+                }
+                begun => return begun,
+            }
+        }
+    }
+
+    /// Begins the transaction where all locks are to be had soon.
+    async fn try_begin(&mut self, tables: &[&str]) -> Result<bool, sqlx::Error> {
         let TransactionBounds {
             statement_time_max,
             idle_time_max,
@@ -165,9 +187,10 @@ impl Connection {
         let mut statements = format!(
             "begin isolation level repeatable read read only;
              show in_hot_standby;
-             set local lock_timeout = {LOCK_WAIT_MS_MAX};
+             set local lock_timeout = {};
              set local statement_timeout = {};
              set local idle_in_transaction_session_timeout = {};{SETTINGS}",
+            LOCK_ATTEMPT.as_millis(),
             statement_time_max.as_millis(),
             idle_time_max.as_millis()
         );
@@ -319,7 +342,7 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 
 /// Whether Postgres could not read a value. The columns and their types are there: the table is locked.
 pub(crate) fn is_no_value(error: &sqlx::Error) -> bool {
-    let classes = ["22", "23", "42"];
+    let classes = ["22", "23", "42", "54"];
     sqlstate(error).is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
 }
 
@@ -375,6 +398,7 @@ const SETTINGS: &str = "
     set local xmloption = 'content';
     set local array_nulls = on;
     set local quote_all_identifiers = off;
+    set local standard_conforming_strings = on;
     set local enable_seqscan = off;
     set local enable_bitmapscan = off;
     set local enable_hashjoin = off;

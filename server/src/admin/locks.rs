@@ -81,6 +81,8 @@ async fn holders(connection: &mut PgConnection, table: &str) -> Result<String, s
     Ok(holders.map(|holders| format!(" ({holders})")).unwrap_or_default())
 }
 
+/// A lock that was not had in time, or that two who wait for each other would never have had: such as a statement that builds
+/// an index of the table, which a command that was interrupted may have left running.
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("55P03")
+    matches!(sqlstate(error).as_deref(), Some("55P03" | "40P01"))
 }

@@ -67,6 +67,7 @@ pub async fn examine(connection: &mut PgConnection, options: &DoctorOptions) -> 
     sqlx::raw_sql(
         "set transaction isolation level read committed read only;
          set local search_path = pg_catalog; set local timezone = 'UTC';
+         set local quote_all_identifiers = off; set local standard_conforming_strings = on;
          set local lock_timeout = '5s'; set local statement_timeout = '60s'; set local jit = off",
     )
     .execute(&mut *transaction)

@@ -93,6 +93,23 @@ async fn a_rewrite_and_a_truncate_under_way_are_waited_for() {
     }
 }
 
+/// A page, or a look at all entities, locks tables in an order of its own.
+#[tokio::test]
+async fn who_alters_tables_in_another_order_is_not_ended_for_a_deadlock() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.run("create table price (id int primary key)").await;
+    rig.enable(&["product", "price"]).await;
+    let mut ddl = rig.database.connect().await.unwrap();
+    let begin = "begin; alter table price add column amount int";
+    sqlx::raw_sql(begin).execute(&mut ddl).await.unwrap();
+    let (page, ()) = tokio::join!(rig.server.get("/changes"), async {
+        until_someone_waits(&rig).await;
+        let rest = "alter table product add column weight int; commit";
+        sqlx::raw_sql(rest).execute(&mut ddl).await.unwrap();
+    });
+    assert_eq!(page.status(), 200);
+}
+
 #[tokio::test]
 async fn a_table_that_stays_locked_is_unavailable() {
     let rig = Rig::start(PRODUCT).await;
