@@ -44,10 +44,12 @@ create table highwater.entity (
     scope_column text,
     -- A column of the application's that the deleted flag follows.
     deleted_column text,
-    -- The generated columns that the trigger functions were written for: these take them for unknown.
-    generated_columns text[] not null default '{}',
+    -- What `highwater.kept_columns` said when the trigger functions were written: columns whose changes do not count.
+    kept_columns text[] not null default '{}',
     -- What `highwater.values_told_apart` said when the incarnation began; `doctor` compares.
     values_seen jsonb,
+    -- Whether its indexes were built. Until then every page would read the whole table, so that it is left out.
+    indexed boolean not null default false,
     -- How far `purge` has removed what was deleted, and what the last one saw: what was in flight then was not removed.
     purged_xid xid8,
     purged_date timestamptz,

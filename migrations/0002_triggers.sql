@@ -108,15 +108,6 @@ as $$ select pg_catalog.current_setting('highwater.plan', true) <> '' $$;
 
 revoke execute on function highwater.run(text) from public;
 
-create function highwater.generated_columns(relation regclass) returns text[]
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select coalesce(array_agg(a.attname::text order by a.attnum), '{}')
-    from pg_attribute a
-    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated <> ''
-$$;
-
 -- Columns whose changes do not count: hidden ones, and generated ones, which a BEFORE trigger sees as null. What one of the
 -- latter is made of counts, where it is published or is the scope.
 create function highwater.kept_columns(entity highwater.entity) returns text[]
@@ -141,6 +132,37 @@ as $$
               and (g.attname = (entity).scope_column
                    or g.attname <> all (coalesce((entity).excluded_columns, '{}'))
                       and g.attname = any (coalesce((entity).chosen_columns, array[g.attname::text])))))
+$$;
+
+-- What a purge of an entity that is under way in this transaction removes is older than this; null where there is none. The
+-- settings hold the id of the transaction, so that one which another left behind does nothing.
+create function highwater.purged_before(entity integer) returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when current_setting('highwater.purging', true) = concat_ws(' ', pg_current_xact_id(), entity)
+                then to_timestamp(0) + current_setting('highwater.purging_before')::bigint * interval '1 microsecond' end
+$$;
+
+-- Notes that a purge has removed a row that was changed last by this transaction and at this date.
+create function highwater.note_purged(xid xid8, date timestamptz) returns void
+language sql
+as $$
+    select pg_catalog.set_config('highwater.purged_xid', greatest(xid, nullif(pg_catalog.current_setting('highwater.purged_xid', true), '')::xid8)::text, true),
+           pg_catalog.set_config('highwater.purged_date', greatest((extract(epoch from date) * 1000000)::bigint,
+               nullif(pg_catalog.current_setting('highwater.purged_date', true), '')::bigint)::text, true)
+$$;
+
+-- Columns that the trigger functions of an entity pass over, and must no longer: a generated one that has become a plain one, a
+-- hidden one that a new generated one is made of.
+create function highwater.wrongly_kept(entity highwater.entity) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(a.attname::text), '{}')
+    from pg_attribute a
+    where a.attrelid = (entity).relation and a.attnum > 0 and not a.attisdropped
+      and a.attname = any ((entity).kept_columns) and a.attname <> all (coalesce(highwater.kept_columns(entity), '{}'))
 $$;
 
 -- The trigger functions of an entity, as they have to be now: `write_trigger_functions` writes them, and
@@ -217,10 +239,10 @@ begin
             left_scope boolean := false;
             xid xid8 := pg_current_xact_id();
         begin
-            -- `purge` records how far it went instead. The id in the setting is that of the
-            -- transaction, so a setting left behind by another does nothing.
-            if tg_op = 'DELETE' and old.deleted
-               and current_setting('highwater.purging', true) = xid::text then
+            -- `purge` records how far it went instead, and is told of each row: by a foreign key others may go with those
+            -- that it names. What is younger than it removes, or another entity's, leaves a tombstone.
+            if tg_op = 'DELETE' and old.deleted and old.changed_date < highwater.purged_before(%1$s) then
+                perform highwater.note_purged(old.changed_xid, old.changed_date);
                 return null;
             end if;
             begin
@@ -228,7 +250,7 @@ begin
                 scope := %3$s;
                 left_scope := tg_op = 'UPDATE' and key = array[%4$s];
             exception when others then
-                key := highwater.key_of(tg_relid, old::text);
+                key := %5$s;
             end;
             if key is null then
                 -- Nothing but the whole entity can be called gone then.
@@ -243,7 +265,9 @@ begin
             end if;
             return new;
         end
-        $body$, entity.number, old_key, scope, new_key);
+        $body$, entity.number, old_key, scope, new_key,
+        -- Without the scope that a row was in, those who knew it cannot be told of the key.
+        case when entity.scope_column is null then 'highwater.key_of(tg_relid, old::text)' else 'null' end);
 
     if entity.deleted_column is not null then
         return query select 'flag_' || entity.number, '', format($body$

@@ -420,6 +420,28 @@ as $$
                       and a.attname not in ('changed_xid', 'changed_date', 'deleted')))
 $$;
 
+-- Leaves an entity without its table, which keeps its columns. What follows the table by the entity's number goes.
+create function highwater.give_up(entity highwater.entity) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    schema text := (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = entity.relation);
+    kind text;
+begin
+    delete from highwater.tombstone t where t.entity = give_up.entity.number;
+    delete from highwater.truncation t where t.entity = give_up.entity.number;
+    update highwater.entity e set relation = null where e.number = give_up.entity.number;
+    perform highwater.drop_triggers(entity.relation);
+    perform highwater.drop_trigger_functions(entity.number);
+    foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
+        perform highwater.run(format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind)));
+    end loop;
+end
+$$;
+
+revoke execute on function highwater.give_up(highwater.entity) from public;
+
 -- Makes a table an entity. Options left null stay as they were; at first they mean: the table's
 -- own name, no scope, all columns. Returns the entity's number.
 --
@@ -476,7 +498,9 @@ begin
     if before.number is null or before.name <> after.name then
         -- Another entity's number would let its cursors mean this one: a renamed entity is new,
         -- and a name that comes back keeps the number it had.
-        update highwater.entity e set relation = null where e.relation = enable.relation;
+        if before.number is not null then
+            perform highwater.give_up(before);
+        end if;
         select e.* into before from highwater.entity e where e.name = after.name;
         if before.number is null then
             -- A plan takes no number from a sequence, which would not be given back.
@@ -496,6 +520,8 @@ begin
     end loop;
     if before.relation is distinct from enable.relation
        or (before.key_columns, before.key_types) is distinct from (key_names, after.key_types)
+       -- These were written without a stamp.
+       or highwater.wrongly_kept(before) <> '{}'
        or (before.chosen_columns, before.excluded_columns, before.scope_column)
           is distinct from (after.chosen_columns, after.excluded_columns, after.scope_column) then
         delete from highwater.tombstone t where t.entity = before.number;
@@ -505,11 +531,13 @@ begin
             incarnation = case when highwater.is_planning() then 0 else nextval('highwater.incarnation') end,
             values_seen = highwater.values_told_apart(enable.relation), key_columns = key_names, key_types = after.key_types,
             chosen_columns = after.chosen_columns, excluded_columns = after.excluded_columns,
-            scope_column = after.scope_column, purged_xid = null, purged_date = null, purged_snapshot = null
+            scope_column = after.scope_column, purged_xid = null, purged_date = null, purged_snapshot = null,
+            indexed = e.indexed and before.relation is not distinct from enable.relation and before.key_columns = key_names
+                      and before.scope_column is not distinct from after.scope_column
         where e.number = before.number;
     end if;
     update highwater.entity e
-    set deleted_column = after.deleted_column, generated_columns = highwater.generated_columns(enable.relation)
+    set deleted_column = after.deleted_column, kept_columns = coalesce(highwater.kept_columns(e), '{}')
     where e.number = before.number
     returning * into after;
 
@@ -522,10 +550,18 @@ begin
             execute format('create index if not exists %I on %s %s', highwater.index_name(before.number, kind),
                            relation, highwater.index_definition(before.number, kind));
         end loop;
+        perform highwater.note_indexed(before.number);
     end if;
     return before.number;
 end
 $$;
+
+-- Notes that all indexes of an entity are there; from then on it is served.
+create function highwater.note_indexed(entity integer) returns void
+language sql
+as $$ update highwater.entity e set indexed = true where e.number = note_indexed.entity and not e.indexed $$;
+
+revoke execute on function highwater.note_indexed(integer) from public;
 
 create function highwater.drop_trigger_functions(entity integer) returns void
 language plpgsql
@@ -548,21 +584,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     entity highwater.entity;
-    schema text;
-    kind text;
 begin
     perform highwater.run(format('lock table %s in access exclusive mode', relation));
     select e.* into entity from highwater.entity e where e.relation = disable.relation;
     if entity.number is not null then
-        delete from highwater.tombstone t where t.entity = entity.number;
-        delete from highwater.truncation t where t.entity = entity.number;
-        update highwater.entity e set relation = null where e.number = entity.number;
-        perform highwater.drop_triggers(relation);
-        perform highwater.drop_trigger_functions(entity.number);
-        select n.nspname into schema from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
-        foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
-            perform highwater.run(format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind)));
-        end loop;
+        perform highwater.give_up(entity);
     end if;
     if drop_columns then
         perform highwater.run(format('alter table %s drop column if exists changed_xid, drop column if exists changed_date, drop column if exists deleted', relation));

@@ -18,8 +18,10 @@ declare
     gone record;
 begin
     select e.* into target from highwater.entity e where e.number = purge.entity for update;
-    -- The trigger on delete looks for this: what is purged leaves no tombstone.
-    perform set_config('highwater.purging', pg_current_xact_id()::text, true);
+    -- The trigger on delete looks for these: what is purged leaves no tombstone.
+    perform set_config('highwater.purging', concat_ws(' ', pg_current_xact_id(), entity), true),
+            set_config('highwater.purging_before', (extract(epoch from before) * 1000000)::bigint::text, true),
+            set_config('highwater.purged_xid', '', true), set_config('highwater.purged_date', '', true);
     statement := format($statement$
         with tombstones as (
             delete from highwater.tombstone t where t.ctid in (
@@ -44,11 +46,16 @@ begin
         target.purged_xid := greatest(target.purged_xid, gone.changed_xid);
         target.purged_date := greatest(target.purged_date, gone.changed_date);
     end loop;
+    target.purged_xid := greatest(target.purged_xid, nullif(current_setting('highwater.purged_xid'), '')::xid8);
+    target.purged_date := greatest(target.purged_date, to_timestamp(0)
+        + nullif(current_setting('highwater.purged_date'), '')::bigint * interval '1 microsecond');
     if removed > 0 then
         update highwater.entity e
         set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = pg_current_snapshot()
         where e.number = purge.entity;
     end if;
+    -- What a deferred foreign key removes is not among them.
+    perform set_config('highwater.purging', '', true);
     return removed;
 end
 $$;

@@ -45,10 +45,11 @@ cross join lateral (
 ) columns
 cross join lateral (
     select case c.relkind when 'p' then (
-        select string_agg(concat_ws(' ', l.oid, l.xmin, exists (
+        select string_agg(concat_ws(' ', l.oid, l.xmin, h.xmin, exists (
                    select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate'
                        and g.tgargs = convert_to(e.number::text, 'UTF8') || '\\x00')), ',' order by l.oid)
-        from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid)
+        from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid
+        left join pg_inherits h on h.inhrelid = l.oid and h.inhparent = p.parentrelid)
     end as signature
 ) partitions
 cross join lateral (

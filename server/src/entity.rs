@@ -189,6 +189,9 @@ pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, s
 
 /// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
 ///
+/// A partition that was detached and attached again is another one, since nothing was stamped meanwhile: each attachment
+/// writes a row of its own to the catalog.
+///
 /// A partition that joined after `enable` has no trigger that notes a truncate, since those are
 /// not inherited: there the file that holds it tells, which a truncate replaces.
 ///
@@ -200,10 +203,11 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
         select a.attnum from pg_attribute a where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped
     ), case c.relkind
         when 'p' then array(
-            select concat_ws('/', l.oid, case when not exists (
+            select concat_ws('/', l.oid, h.xmin, case when not exists (
                 select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate'
                     and g.tgargs = convert_to(e.number::text, 'UTF8') || '\\x00') then l.relfilenode end)
-            from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid order by l.oid)::text
+            from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid
+            left join pg_inherits h on h.inhrelid = l.oid and h.inhparent = p.parentrelid order by l.oid)::text
     end, case when row_security_active(c.oid) then (
             select concat_ws(' ', current_user, string_agg(concat_ws('/', p.oid, p.xmin), ',' order by p.oid))
             from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass))
@@ -211,7 +215,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false) as readable,
     coalesce(row_security_active(c.oid), false) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
-    e.purged_xid::text as purged_xid, e.purged_snapshot::text as purged_snapshot,
+    e.indexed, e.purged_xid::text as purged_xid, e.purged_snapshot::text as purged_snapshot,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
     case when c.relkind = 'p' then (
         select nullif(sum(greatest(l.reltuples, 0)), 0)::bigint
@@ -224,8 +228,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     c.relkind = 'r' and exists (select from pg_inherits i where i.inhparent = c.oid) as has_heirs,
     c.relpersistence = 'u' or exists (
         select from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid where l.relpersistence = 'u') as is_unlogged,
-    exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = any (e.generated_columns)
-            and a.attgenerated = '' and not a.attisdropped) as generated_changed,
+    highwater.wrongly_kept(e) <> '{}' as generated_changed,
     published.names, published.types, coalesce(published.fingerprint, '') as fingerprint,
     key.names as key_names, key.types as key_types, key.casts as key_casts,
     e.key_columns is distinct from key.names or e.key_types is distinct from key.types as key_changed,

@@ -68,7 +68,14 @@ pub async fn enable(
     for kind in INDEXES {
         indexes::build(connection, table, number, kind, options.lock_wait).await?;
     }
+    sqlx::raw_sql(AssertSqlSafe(note_indexed(number)))
+        .execute(connection)
+        .await?;
     Ok(())
+}
+
+fn note_indexed(number: i32) -> String {
+    format!("select highwater.note_indexed({number})")
 }
 
 /// The SQL that [`enable`] would run now, for `psql`, with what its functions do as comments. It reads the
@@ -136,6 +143,11 @@ pub async fn plan_enable(
             }
         }
     }
+    let _ = write!(
+        script,
+        "\n-- From now on it is served.\n{};\n",
+        note_indexed(number)
+    );
     Ok(script)
 }
 

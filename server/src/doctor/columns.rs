@@ -60,6 +60,7 @@ async fn shape(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
             None
             | Some(
                 Fault::NoRights { .. }
+                | Fault::NotIndexed { .. }
                 | Fault::RowSecured { .. }
                 | Fault::TombstonesOpen { .. }
                 // No description tells it.
@@ -92,7 +93,7 @@ async fn shape(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
             ),
             Some(Fault::GeneratedChanged { table }) => says(
                 "generated_changed",
-                format!("a generated column of {table} has become a plain one"),
+                format!("a generated column of {table} has become a plain one, or is made of a hidden one"),
                 format!("highwater-server enable '{table}'"),
             ),
             Some(Fault::KeyChanged { table }) => says(

@@ -54,11 +54,19 @@ pub enum Fault {
         /// The table.
         table: String,
     },
-    /// A generated column is none any more, and the triggers were written for one.
+    /// A generated column is none any more, or is made of a hidden one: the triggers were written for other columns.
     #[error(
-        "a generated column of {table} has become a plain one; run `highwater-server enable` for {table} again"
+        "a generated column of {table} has become a plain one, or is made of a hidden one; run `highwater-server enable` for {table} again"
     )]
     GeneratedChanged {
+        /// The table.
+        table: String,
+    },
+    /// Its indexes are not there yet, without which every page would read the whole table.
+    #[error(
+        "the indexes of {table} are being built; where `highwater-server enable` was interrupted, run it again"
+    )]
+    NotIndexed {
         /// The table.
         table: String,
     },
@@ -132,6 +140,8 @@ impl Fault {
             Self::GeneratedChanged { table }
         } else if row.try_get("key_changed")? {
             Self::KeyChanged { table }
+        } else if !row.try_get::<bool, _>("indexed")? {
+            Self::NotIndexed { table }
         } else if is_row_secured && !has_scope {
             Self::RowSecured { table }
         } else if is_row_secured && !row.try_get::<bool, _>("tombstones_secured")? {

@@ -69,7 +69,8 @@ pub(super) async fn pass(
         budget.rows_left -= 1;
         budget.rows += 1;
         let (kept, date) = cut(layout, line);
-        if date > budget.newest.as_slice() {
+        // One without end is no date that could be sent as `since`.
+        if date > budget.newest.as_slice() && date.first().is_some_and(u8::is_ascii_digit) {
             budget.newest.clear();
             budget.newest.extend_from_slice(date);
         }
@@ -81,10 +82,11 @@ pub(super) async fn pass(
             late = Instant::now() >= budget.until;
         }
     }
-    let position = match last {
-        Some(message) => Some(after(layout, &message).ok_or_else(|| protocol("a line has no position"))?),
-        None => None,
-    };
+    let position = last.as_ref().and_then(|message| after(layout, message));
+    // A date without end is no position, and is the last one.
+    if position.is_none() && last.is_some() && end != End::Complete {
+        return Err(protocol("a line has no position"));
+    }
     Ok((end, position))
 }
 

@@ -279,6 +279,27 @@ async fn an_index_that_a_failed_attempt_left_behind_is_rebuilt() {
 }
 
 #[tokio::test]
+async fn a_name_that_comes_back_has_all_that_an_entity_has() {
+    let rig =
+        Rig::start("create table one (id int primary key); create table two (id int primary key)").await;
+    let mut connection = rig.database.connect().await.unwrap();
+    for (table, name) in [("one", "product"), ("one", "former"), ("two", "product")] {
+        let named = EnableOptions {
+            name: Some(name.to_owned()),
+            ..EnableOptions::default()
+        };
+        rig.run("delete from one; insert into one values (1)").await;
+        admin::enable(&mut connection, table, &named).await.unwrap();
+    }
+    let entities = admin::entities(&mut connection).await.unwrap();
+    assert!(entities.iter().all(|entity| entity.indexed), "{entities:?}");
+    let left = "select count(*) from pg_index i where i.indrelid = 'one'::regclass and i.indexrelid::regclass::text like '%highwater_1_%'";
+    assert_eq!(one::<i64>(&rig, left).await, 0);
+    let buried = "select count(*) from highwater.tombstone where entity = 1";
+    assert_eq!(one::<i64>(&rig, buried).await, 0);
+}
+
+#[tokio::test]
 async fn disabled_and_enabled_again_begins_anew() {
     let rig = Rig::start(
         "create table product (id int primary key, name text); insert into product values (1, 'a'), (2, 'b')",

@@ -167,6 +167,38 @@ async fn rows_that_refer_to_others_are_purged_first() {
     assert_eq!(left, 2);
 }
 
+/// A foreign key takes more along than a purge removes: what is younger, or of another entity, is told of as gone.
+#[tokio::test]
+async fn what_a_foreign_key_takes_along_is_gone_for_everybody() {
+    let rig = Rig::start(
+        "create table parent (id int primary key, above int references parent on delete cascade deferrable);
+         create table child (id int primary key, parent int references parent on delete cascade);
+         insert into parent values (1, null), (2, 1), (3, 2), (4, null); insert into child values (1, 1), (2, 4)",
+    )
+    .await;
+    rig.enable(&["parent", "child"]).await;
+    rig.run("update parent set deleted = true where id = 1").await;
+    let mut behind = Copy::default();
+    behind.pull(&rig.server, 0).await;
+    let mut ahead = behind.clone();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    rig.run("update parent set deleted = true where id = 2; update child set deleted = true where id = 1")
+        .await;
+    ahead.pull(&rig.server, 0).await;
+    assert_eq!(purge(&rig, Duration::from_secs(1), false).await, 1);
+    for copy in [&mut ahead, &mut behind] {
+        copy.pull(&rig.server, 7).await;
+        for table in ["parent", "child"] {
+            assert_eq!(copy.rows(table), rig.source(table, "id").await, "{table}");
+        }
+    }
+    let left: i64 = sqlx::query_scalar("select count(*) from parent")
+        .fetch_one(&rig.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 1);
+}
+
 /// Triggers of the application's find its tables as they do elsewhere; one that fails stops no other entity.
 #[tokio::test]
 async fn triggers_of_the_application_run_as_in_its_own_sessions() {

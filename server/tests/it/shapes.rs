@@ -231,6 +231,111 @@ async fn settings_of_the_database_do_not_show() {
     );
 }
 
+/// Such a database takes a backslash in a plain literal for the beginning of an escape.
+#[tokio::test]
+async fn literals_mean_the_same_whatever_the_database_makes_of_them() {
+    let rig = Rig::start("create table product (id int primary key); insert into product values (1)").await;
+    rig.run(&format!(
+        "alter database \"{}\" set standard_conforming_strings = off",
+        rig.database.name()
+    ))
+    .await;
+    let mut connection = rig.database.connect().await.unwrap();
+    admin::enable(&mut connection, "product", &EnableOptions::default())
+        .await
+        .unwrap();
+    let server = crate::rig::Served::start(&rig.database.pool().await.unwrap()).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("product").len(), 1);
+}
+
+/// Nobody pulls in between: what is written to a partition while it is none is stamped by nobody.
+#[tokio::test]
+async fn a_partition_that_comes_back_is_another_one() {
+    let rig = Rig::start(
+        "create table part (id int not null, k int not null, name text, primary key (id, k)) partition by list (k);
+         create table part_1 partition of part for values in (1); insert into part select g, 1, 'a' from generate_series(1, 5) g",
+    )
+    .await;
+    rig.enable(&["part"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "alter table part detach partition part_1; update part_1 set name = 'b' where id = 1; delete from part_1 where id = 2;
+         alter table part attach partition part_1 for values in (1)",
+    )
+    .await;
+    copy.pull(&rig.server, 0).await;
+    assert_eq!(copy.rows("part"), rig.source("part", "id, k").await);
+}
+
+/// A migration that was taken back: what happened in between is told of, although the table is as it was.
+#[tokio::test]
+async fn what_happens_while_a_scope_has_another_name_is_told_of() {
+    let rig = Rig::start(
+        "create table product (id int primary key, tenant int); insert into product select g, 7 from generate_series(1, 5) g",
+    )
+    .await;
+    rig.enable_scoped("product", "tenant").await;
+    let since = rig.server.page("limit=9").await["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    rig.run(
+        "alter table product rename column tenant to shop; delete from product where id = 1;
+         alter table product rename column shop to tenant",
+    )
+    .await;
+    let page = rig.server.page(&format!("since={since}")).await;
+    assert_eq!(page["changes"][0]["reason"], "reset", "{page}");
+}
+
+#[tokio::test]
+async fn what_was_written_to_a_column_that_was_generated_comes_with_enable() {
+    let rig = Rig::start(
+        "create table product (id int primary key, x int, g int generated always as (x * 2) stored);
+         insert into product (id, x) select g, g from generate_series(1, 5) g",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pulled(&rig, &mut copy, "product").await;
+    rig.run("alter table product alter column g drop expression; update product set g = 99 where id = 1")
+        .await;
+    rig.enable(&["product"]).await;
+    pulled(&rig, &mut copy, "product").await;
+}
+
+/// What a new column is made of did not count until now.
+#[tokio::test]
+async fn a_column_made_of_a_hidden_one_waits_for_enable() {
+    let rig =
+        Rig::start("create table product (id int primary key, secret text); insert into product values (1)")
+            .await;
+    let mut connection = rig.database.connect().await.unwrap();
+    let hiding = EnableOptions {
+        exclude: Some(vec!["secret".to_owned()]),
+        ..EnableOptions::default()
+    };
+    admin::enable(&mut connection, "product", &hiding).await.unwrap();
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "alter table product add column masked text generated always as (left(secret, 2)) stored;
+         update product set secret = 'top secret'",
+    )
+    .await;
+    assert!(fault(&rig, "product").await.contains("hidden"));
+    admin::enable(&mut connection, "product", &hiding).await.unwrap();
+    copy.pull(&rig.server, 0).await;
+    assert!(
+        format!("{:?}", copy.rows("product")).contains("\"to\""),
+        "{:?}",
+        copy.rows("product")
+    );
+}
+
 /// JSON has no infinity, and a date of one may be there before `enable`.
 #[tokio::test]
 async fn a_date_without_end_is_still_json() {
@@ -241,4 +346,10 @@ async fn a_date_without_end_is_still_json() {
     rig.enable(&["product"]).await;
     let page: Value = rig.server.get("/changes").await.json().await.unwrap();
     assert_eq!(page["changes"][1]["changedDate"], "9999-12-31T23:59:59.999999Z");
+    // It is later than any date, and stands in the way of none.
+    let now = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let now: String = sqlx::query_scalar(now).fetch_one(&rig.pool).await.unwrap();
+    rig.run("insert into product (id) values (2)").await;
+    let page = rig.server.page(&format!("since={now}")).await;
+    assert_eq!(page["changes"].as_array().unwrap().len(), 2, "{page}");
 }
