@@ -197,7 +197,7 @@ pub enum Error {
     },
     /// The name of an entity is taken by a table or view of the user's.
     #[error(
-        "the store has a {kind} called {entity:?} that is not Highwater's; rename it, or leave {entity} out"
+        "the store has a {kind} called {entity} that is not Highwater's; rename it, or leave {entity} out"
     )]
     NameTaken {
         /// The entity.
@@ -235,7 +235,7 @@ pub enum Error {
         /// The name that was asked for.
         entity: EntityName,
     },
-    /// Another process writes to the store.
+    /// Another process writes to the store, or another pull of this one.
     #[error("{} is in use by another highwater; one at a time may write to a store", store.display())]
     Locked {
         /// The store.

@@ -27,6 +27,9 @@ const RETRY_AFTER_SECONDS_MAX: u64 = 300;
 /// Pages in a row without a row, after which the server is taken to be going in circles.
 const EMPTY_PAGES_MAX: u32 = 100;
 
+/// Times that a pull tries to be cut short, each with attempts of its own, before entities begin anew.
+const SHORTCUTS_MAX: u32 = 2;
+
 /// Times that a pull begins entities anew because their columns changed under it.
 const RENEWALS_MAX: u32 = 16;
 
@@ -209,6 +212,8 @@ struct Course {
     scope_changed: bool,
     /// Whether the shortcut has not been taken yet.
     may_cut_short: bool,
+    /// How often that broke off.
+    broken_off: u32,
     delays: Option<ExponentialBackoff>,
     renewals: u32,
     empty_pages: u32,
@@ -225,6 +230,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             anew: false,
             scope_changed: false,
             may_cut_short: self.shortcut.is_some(),
+            broken_off: 0,
             delays: None,
             renewals: 0,
             empty_pages: 0,
@@ -371,8 +377,13 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
                 course.may_cut_short = false;
                 Ok(false)
             }
-            // It is taken up again from the same answer of the server.
-            Err(error) if error.is_retryable() => self.wait(error, course).await.map(|()| true),
+            // It is taken up again from the same answer of the server, but not for ever: something on the way may let no
+            // such answer through.
+            Err(error) if error.is_retryable() => {
+                course.broken_off += 1;
+                course.may_cut_short = course.broken_off < SHORTCUTS_MAX;
+                self.wait(error, course).await.map(|()| course.may_cut_short)
+            }
             Err(error) => Err(error),
         }
     }

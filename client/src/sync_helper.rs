@@ -120,6 +120,8 @@ pub struct SyncHelper {
     pub(crate) began: Sequence,
     /// The database that the rows come from.
     pub(crate) source: Option<SourceId>,
+    /// Whether what the caller may see has changed since the rows came, so that none is kept which does not come again.
+    pub(crate) forgets: bool,
 }
 
 impl SyncHelper {
@@ -135,6 +137,7 @@ impl SyncHelper {
             sequence: 0,
             began: 0,
             source: None,
+            forgets: false,
             pulled_at: None,
         }
     }

@@ -1,6 +1,8 @@
 //! Errors on the wire: RFC 9457 problems with a stable `code`.
 
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer as _;
+use serde::de::value::StringDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The body of every error, as `application/problem+json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +19,12 @@ pub struct Problem {
     pub code: Code,
     /// What was wrong, where, and what to do.
     pub detail: String,
-    /// Why the cursor cannot be served, with `resync_required`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why the cursor cannot be served, with `resync_required`. A later server may have reasons that are not known here.
+    #[serde(
+        default,
+        deserialize_with = "known_reason",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub reason: Option<ResyncReason>,
     /// With `source_changed`: whether a cursor from before the source changed may still be served, since it is known
@@ -146,9 +152,30 @@ pub enum ResyncReason {
     ScopeChanged,
 }
 
+fn known_reason<'de, D: Deserializer<'de>>(reason: D) -> Result<Option<ResyncReason>, D::Error> {
+    let name = Option::<String>::deserialize(reason)?;
+    Ok(name.and_then(|name| {
+        let name: StringDeserializer<serde::de::value::Error> = name.into_deserializer();
+        ResyncReason::deserialize(name).ok()
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_of_a_later_server_is_none() {
+        let reason = |name: &str| {
+            let problem = format!(
+                r#"{{"type": "about:blank", "title": "", "status": 410, "code": "resync_required", "detail": "", "reason": {name}}}"#
+            );
+            serde_json::from_str::<Problem>(&problem).expect(name).reason
+        };
+        assert_eq!(reason("\"scope_changed\""), Some(ResyncReason::ScopeChanged));
+        assert_eq!(reason("\"history_rewritten\""), None);
+        assert_eq!(reason("null"), None);
+    }
 
     #[test]
     fn a_code_is_called_as_it_stands_on_the_wire() {

@@ -1,7 +1,7 @@
 //! Fetches a seed over HTTP into a file beside the store, and goes on where it was cut off.
 
 use std::fs::{self, File};
-use std::io::{BufReader, Seek as _, SeekFrom, Write as _};
+use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -112,12 +112,33 @@ async fn go_on(
     let bytes_total = response
         .content_length()
         .map(|missing| from.saturating_add(missing));
+    let refuse = |reason| {
+        // It is no part of a seed, and nobody would go on with it.
+        let _ = fs::remove_file(part);
+        Failure::Final(refused_for(url.as_str(), reason))
+    };
+    let mut bytes_max = None;
     while let Some(chunk) = response.chunk().await.map_err(Failure::Passing)? {
         file.write_all(&chunk).map_err(unwritable)?;
         bytes = bytes.saturating_add(chunk.len() as u64);
+        if bytes_max.is_none() && (from > 0 || chunk.contains(&b'\n') || bytes > HEADER_BYTES_MAX) {
+            bytes_max = Some(told_bytes(part).map_err(refuse)?);
+        }
+        if bytes_max.is_some_and(|bytes_max| bytes > bytes_max) {
+            return Err(refuse("it goes on behind its end".to_owned()));
+        }
         observer(Event::SeedDownload { bytes, bytes_total });
     }
     Ok(())
+}
+
+/// How long a seed is by its first line, which is there.
+fn told_bytes(part: &Path) -> Result<u64, String> {
+    let unreadable = |error: std::io::Error| format!("{} cannot be read ({error})", part.display());
+    let mut file = BufReader::new(File::open(part).map_err(unreadable)?);
+    let header = format::read_header(&mut file)?;
+    let begins = file.stream_position().map_err(unreadable)?;
+    Ok(begins.saturating_add(header.compressed_bytes))
 }
 
 /// How much of the file is there already, and of the same seed: the first line, which holds the
@@ -132,11 +153,10 @@ async fn start(http: &reqwest::Client, url: &Url, part: &Path) -> Result<u64, Fa
     ) else {
         return Ok(0);
     };
-    let kept = fs::read(part).ok().map(|bytes| {
-        bytes
-            .get(..usize::try_from(header).unwrap_or(0))
-            .map(<[u8]>::to_vec)
-    });
+    let mut kept = Vec::new();
+    if file.rewind().is_err() || file.take(header).read_to_end(&mut kept).is_err() {
+        return Ok(0);
+    }
     let request = http
         .get(url.clone())
         .header(RANGE, format!("bytes=0-{}", header.saturating_sub(1)));
@@ -151,7 +171,7 @@ async fn start(http: &reqwest::Client, url: &Url, part: &Path) -> Result<u64, Fa
             return Ok(0);
         }
     }
-    Ok(if kept.flatten() == Some(offered) { have } else { 0 })
+    Ok(if kept == offered { have } else { 0 })
 }
 
 fn range_start(response: &Response) -> Option<u64> {

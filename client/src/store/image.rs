@@ -2,6 +2,7 @@
 //! place of one that is not there yet.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -176,6 +177,9 @@ fn objects(connection: &Connection) -> Result<Vec<(String, String, String)>, Err
     Ok(objects.collect::<rusqlite::Result<_>>()?)
 }
 
+/// What SQLite keeps beside a file that is open, and leaves there when its process is killed.
+const LEFT_BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// A store beside its place. What is left of it goes with this value.
 pub(crate) struct SeedImage(PathBuf);
 
@@ -199,6 +203,13 @@ impl SeedImage {
         let put = || {
             // On disk before it has its name: a crash must not leave a name without rows.
             File::open(&self.0)?.sync_all()?;
+            // What a store that was removed has left behind would be taken for the log of this one.
+            for suffix in LEFT_BESIDE {
+                match fs::remove_file(beside(store, suffix)) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
             fs::rename(&self.0, store)?;
             store
                 .parent()
@@ -214,7 +225,7 @@ impl SeedImage {
     }
 
     fn remove(&self) {
-        for suffix in ["", "-wal", "-shm", "-journal", ".lock"] {
+        for suffix in LEFT_BESIDE.into_iter().chain(["", ".lock"]) {
             let _ = fs::remove_file(beside(&self.0, suffix));
         }
     }

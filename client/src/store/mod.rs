@@ -128,8 +128,12 @@ impl Store {
     /// so that their next pull is a full one. Their tables stay, with the indexes on them; a table
     /// that no longer takes the entity's rows is made anew.
     ///
-    /// Fails with [`Error::Damaged`] where the file is damaged; [`reset`] knows what to do then.
+    /// Fails with [`Error::Damaged`] where the file is damaged, and [`reset`] knows what to do then; and with
+    /// [`Error::Locked`] while this store is pulled into, whose pages would be taken for all that there is.
     pub fn reset(&self, entities: &[EntityName]) -> Result<Reset, Error> {
+        let _turn = self.turn.try_lock().map_err(|_| Error::Locked {
+            store: self.path.clone(),
+        })?;
         self.with(|open| reset::in_place(&mut open.connection, entities))
     }
 

@@ -141,6 +141,11 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(io_error(path, "it cannot be reached", error)),
     }
+    // A link to a file that is not there yet: SQLite would make that, and the lock has to be its.
+    if let Ok(target) = fs::read_link(path) {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        return absolute(&folder.join(target));
+    }
     let Some(name) = path.file_name() else {
         return Err(refuse(path, "it does not name a file"));
     };

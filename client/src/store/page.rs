@@ -328,6 +328,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         helper.covers = Arc::clone(covers);
         helper.sequence = sequence;
         helper.source = Some(self.order.source.clone());
+        helper.forgets |= self.order.scope_changed;
         if trailer.more {
             if helper.state == State::Current {
                 helper.state = State::Pulling;
@@ -347,7 +348,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                 if self.order.keep_deleted && !rows.keeps_deleted {
                     rows.keep_deleted(self.connection, entity)?;
                 }
-                let keep = self.order.keep_deleted && !self.order.scope_changed;
+                let keep = self.order.keep_deleted && !helper.forgets;
                 let renewed = renew::finish(self.connection, entity, &rows, &renewal, keep)?;
                 let counts = self
                     .counts
@@ -367,6 +368,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         }
         helper.state = State::Current;
         helper.complete = true;
+        helper.forgets = false;
         helper.pulled_at = Some(self.order.now);
         helper.last_sync_date = helper.last_sync_date.max(trailer.last_sync_date);
         sync_helpers::save(self.connection, helper)
@@ -381,7 +383,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                 continue;
             }
             // Kept where an entity was only disabled; not where its rows are none of the caller's business.
-            if self.order.scope_changed
+            if (self.order.scope_changed || helper.forgets)
                 && let Some(rows) = Table::find(self.connection, &helper.entity, Purpose::Rows)?
             {
                 rows.clear(self.connection)?;

@@ -46,6 +46,9 @@ const STEPS: &[&str] = &["
         covers text not null,
         keys text not null default ''
     ) strict;
+", "
+    -- Whether no row is kept that does not come again: what the caller may see has changed since the rows came.
+    alter table sync_helper add column forgets integer not null default 0;
 "];
 
 /// The pages of a store's file. A change that stands alone writes a whole one, into the log and then into the
@@ -54,6 +57,9 @@ pub(super) const PAGE_BYTES: i64 = 2048;
 
 /// The store's own tables, each with the version that it came with.
 const OWN_TABLES: [(&str, i64); 3] = [("sync_helper", 1), ("highwater_table", 1), ("highwater_past", 2)];
+
+/// The version from which on a SyncHelper row has the column `forgets`.
+pub(super) const FORGETS_SINCE: i64 = 3;
 
 /// The version that this program writes.
 pub(super) fn newest() -> i64 {
@@ -124,6 +130,8 @@ mod tests {
         create view names as select name from product;
     ", "
         insert into highwater_past values (4, 'c0', '[\"product\"]', 'product\t1\n'), (5, 'c1', '[]', '');
+    ", "
+        update sync_helper set forgets = 1 where entity = 'tax';
     "];
 
     /// Steps that a later version might take.

@@ -7,15 +7,22 @@ use highwater_shared::{EntityName, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
+use super::schema;
 use crate::error::Error;
 use crate::sync_helper::{Cursor, SourceId, SyncHelper};
 
 /// Every SyncHelper of the store, by entity.
 pub(super) fn load(connection: &Connection) -> Result<BTreeMap<EntityName, SyncHelper>, Error> {
-    let mut statement = connection.prepare_cached(
-        "select entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at
+    // A store of an earlier version is looked at as it is.
+    let forgets = if schema::version(connection)? < schema::FORGETS_SINCE {
+        "0"
+    } else {
+        "forgets"
+    };
+    let mut statement = connection.prepare_cached(&format!(
+        "select entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at, {forgets}
          from sync_helper",
-    )?;
+    ))?;
     let helpers = statement.query_map([], read)?;
     let mut by_entity = BTreeMap::new();
     let mut covers: Arc<[EntityName]> = Arc::default();
@@ -37,12 +44,12 @@ pub(super) fn save(connection: &Connection, helper: &SyncHelper) -> Result<(), E
     connection
         .prepare_cached(
             "insert into sync_helper
-               (entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+               (entity, last_sync_date, cursor, state, complete, covers, sequence, began, source, pulled_at, forgets)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              on conflict (entity) do update set
                last_sync_date = excluded.last_sync_date, cursor = excluded.cursor, state = excluded.state,
                complete = excluded.complete, covers = excluded.covers, sequence = excluded.sequence,
-               began = excluded.began, source = excluded.source, pulled_at = excluded.pulled_at",
+               began = excluded.began, source = excluded.source, pulled_at = excluded.pulled_at, forgets = excluded.forgets",
         )?
         .execute(params![
             helper.entity.as_str(),
@@ -55,6 +62,7 @@ pub(super) fn save(connection: &Connection, helper: &SyncHelper) -> Result<(), E
             helper.began,
             helper.source.as_ref().map(SourceId::as_str),
             helper.pulled_at.map(|date| date.to_string()),
+            helper.forgets,
         ])?;
     Ok(())
 }
@@ -93,6 +101,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SyncHelper> {
         began: row.get(7)?,
         source: row.get::<_, Option<String>>(8)?.map(SourceId::new),
         pulled_at: pulled_at.map(|text| date(9, &text)).transpose()?,
+        forgets: row.get(10)?,
     })
 }
 

@@ -12,6 +12,9 @@ use axum::response::Response;
 use axum::routing::get;
 use futures_util::{StreamExt as _, stream};
 
+/// Sent at a time, and counted when it is asked for.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// A running server; it ends with the test's runtime.
 pub(crate) struct SeedServer {
     pub(crate) url: String,
@@ -90,8 +93,13 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
         };
         Body::from_stream(stream::once(async { Ok(start) }).chain(stream::once(broken)))
     } else {
-        shared.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
-        Body::from(body)
+        response = response.header("content-length", body.len());
+        let pieces = (0..body.len()).step_by(PIECE_BYTES).map(move |start| {
+            let piece = body.slice(start..body.len().min(start + PIECE_BYTES));
+            shared.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(piece)
+        });
+        Body::from_stream(stream::iter(pieces))
     };
     response.body(body).unwrap()
 }

@@ -309,6 +309,50 @@ async fn a_download_goes_on_where_it_was_cut_off() {
     rig.assert_equal(&store, TABLES, "no seed there").await;
 }
 
+/// A daemon was killed, and somebody removed its store and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_store_has_left_beside_its_place_is_no_part_of_one_begun_with_a_seed() {
+    let (rig, seed) = seeded().await;
+    let (killed, store) = (rig.store("killed.db"), rig.store("anew.db"));
+    rig.pulled(&killed, &[]).await;
+    let connection = Connection::open(&killed).unwrap();
+    connection
+        .execute_batch("update product set name = 'old'; delete from price; create table mine (x)")
+        .unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let beside = |name: &str| rig.store(&format!("{name}{suffix}"));
+        std::fs::copy(beside("killed.db"), beside("anew.db")).unwrap();
+    }
+    begin(&rig, &store, seed.to_str().unwrap()).await;
+    rig.assert_equal(&store, TABLES, "beside an old log").await;
+    let connection = Connection::open(&store).unwrap();
+    let check: String = connection
+        .query_row("pragma integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+}
+
+/// A server that sends on and on fills no disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_is_fetched_than_a_seed_has() {
+    const MORE_BYTES: usize = 40 * 1024 * 1024;
+    let (rig, seed) = seeded().await;
+    let mut longer = std::fs::read(&seed).unwrap();
+    longer.resize(longer.len() + MORE_BYTES, 0);
+    for (name, bytes, why) in [
+        ("longer", longer, "behind its end"),
+        ("lineless", vec![b'x'; MORE_BYTES], "not a seed"),
+    ] {
+        let server = SeedServer::start(bytes, true).await;
+        let store = rig.store(&format!("{name}.db"));
+        let (_, told) = begin(&rig, &store, &server.url).await;
+        assert!(told.contains(why), "{told}");
+        assert!(server.sent() < MORE_BYTES as u64, "{} bytes", server.sent());
+        assert!(!rig.store(&format!("{name}.db.seed-part")).exists());
+        rig.assert_equal(&store, TABLES, name).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_takes_no_other_files_place() {
     let (rig, origin) = seeded().await;

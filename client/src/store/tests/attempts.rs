@@ -195,17 +195,17 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
     let store = place.open();
     pull(&store, [filled()]).await.report();
     let told = Mutex::new(Vec::new());
-    let compared = |error, pages: Vec<Bytes>| {
+    let compared = |errors, pages: Vec<Bytes>| {
         let (store, told) = (&store, &told);
         async move {
-            let declines = Declines::new(0, vec![error]);
+            let declines = Declines::new(0, errors);
             let observer = |event: Event<'_>| {
                 if let Event::Progress(progress) = event {
                     told.lock().expect("told").push(progress.rows);
                 }
             };
             let options = Options {
-                retries: 1,
+                retries: 9,
                 shortcut: Some(&declines),
                 observer: &observer,
                 ..Options::default()
@@ -214,12 +214,17 @@ async fn a_comparison_that_breaks_off_is_tried_again_and_one_that_fails_ends_the
         }
     };
     let pages = || vec![GONE, GONE, filled()];
-    let pulled = compared(Error::Incomplete, pages()).await;
+    let pulled = compared(vec![Error::Incomplete], pages()).await;
     assert_eq!(pulled.since(), [Some("c1"), Some("c1"), None]);
     assert_eq!(pulled.report().retries, 1);
     assert_eq!(told.lock().expect("told").first(), Some(&0));
-    let error = compared(Error::Stalled, pages()).await.error();
+    let error = compared(vec![Error::Stalled], pages()).await.error();
     assert!(matches!(error, Error::Stalled), "{error}");
+    // Where it breaks off each time, all begins anew.
+    let endless = (0..9).map(|_| Error::Incomplete).collect();
+    let pulled = compared(endless, pages()).await;
+    assert_eq!(pulled.since(), [Some("c1"), Some("c1"), None]);
+    pulled.report();
 }
 
 #[tokio::test]

@@ -156,3 +156,48 @@ async fn a_column_of_the_users_goes_by_its_name_though_rows_are_kept() {
         .remove(0);
     assert_eq!(applied.dropped, ["column mine"]);
 }
+
+/// Not even where the pull that was told so was killed, and another one ends it.
+#[tokio::test]
+async fn what_the_caller_may_no_longer_see_is_not_kept() {
+    for is_interrupted in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        let first = Page::new()
+            .reset()
+            .upsert(&["1 Chair"])
+            .reset_of("tax")
+            .upsert_of("tax", &["1 VAT"]);
+        pull_with(&store, [first.end_covering("c1", false, BOTH)], keep())
+            .await
+            .report();
+        let begins = Page::new()
+            .reset()
+            .upsert(&["2 Lamp"])
+            .end_covering("c2", true, BOTH);
+        let ends = Page::new()
+            .reset_of("tax")
+            .upsert_of("tax", &["2 GST"])
+            .end_covering("c3", false, BOTH);
+        if is_interrupted {
+            pull_with(&store, [SCOPE_CHANGED, begins], keep()).await.error();
+            pull_with(&store, [ends], keep()).await.report();
+        } else {
+            pull_with(&store, [SCOPE_CHANGED, begins, ends], keep())
+                .await
+                .report();
+        }
+        assert_eq!(
+            place.query("select name from product"),
+            ["Lamp"],
+            "{is_interrupted}"
+        );
+        assert_eq!(place.query("select name from tax"), ["GST"], "{is_interrupted}");
+        // From then on what is deleted is kept again.
+        let gone = Page::new()
+            .delete(&["2"], "deleted")
+            .end_covering("c4", false, BOTH);
+        pull_with(&store, [gone], keep()).await.report();
+        assert_eq!(place.query("select name || deleted from product"), ["Lamp1"]);
+    }
+}

@@ -174,6 +174,15 @@ fn one_writer_at_a_time() {
     super::super::status(place.path()).expect("a status beside the writer");
     drop(first);
     drop(place.open());
+    // A link to what is not there yet, which the first to open it makes.
+    let folder = place.folder.path();
+    std::os::unix::fs::symlink("later.db", folder.join("early.db")).expect("a link");
+    let first = Store::open(folder.join("early.db")).expect("a store behind a link");
+    for name in ["early.db", "later.db"] {
+        let second = Store::open(folder.join(name));
+        assert!(matches!(second, Err(Error::Locked { .. })), "{name}");
+    }
+    drop(first);
 }
 
 #[tokio::test]
