@@ -336,6 +336,25 @@ async fn a_column_made_of_a_hidden_one_waits_for_enable() {
     );
 }
 
+/// Without them every page, of others too, would wait for a look at the whole table.
+#[tokio::test]
+async fn an_entity_is_served_when_its_indexes_stand() {
+    let rig = Rig::start(
+        "create table product (id int primary key); insert into product values (1); create table other (id int primary key)",
+    )
+    .await;
+    rig.enable(&["other"]).await;
+    let mut copy = Copy::default();
+    rig.run("select highwater.enable('product', whole => false); insert into other values (1)")
+        .await;
+    pulled(&rig, &mut copy, "other").await;
+    assert!(copy.rows("product").is_empty());
+    assert!(fault(&rig, "product").await.contains("indexes"));
+    rig.enable(&["product"]).await;
+    pulled(&rig, &mut copy, "product").await;
+    assert_eq!(copy.rows("product").len(), 1);
+}
+
 /// JSON has no infinity, and a date of one may be there before `enable`.
 #[tokio::test]
 async fn a_date_without_end_is_still_json() {
