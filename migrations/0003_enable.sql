@@ -420,7 +420,7 @@ as $$
                       and a.attname not in ('changed_xid', 'changed_date', 'deleted')))
 $$;
 
--- Leaves an entity without its table, which keeps its columns. What follows the table by the entity's number goes.
+-- Leaves an entity without its table, which keeps its columns, or was dropped. What goes by the entity's number goes.
 create function highwater.give_up(entity highwater.entity) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -432,9 +432,14 @@ begin
     delete from highwater.tombstone t where t.entity = give_up.entity.number;
     delete from highwater.truncation t where t.entity = give_up.entity.number;
     update highwater.entity e set relation = null where e.number = give_up.entity.number;
-    perform highwater.drop_triggers(entity.relation);
-    perform highwater.drop_trigger_functions(entity.number);
+    if schema is not null then
+        perform highwater.drop_triggers(entity.relation);
+    end if;
+    foreach kind in array array['stamp', 'bury', 'flag'] loop
+        perform highwater.run(format('drop function if exists highwater.%I()', kind || '_' || entity.number));
+    end loop;
     foreach kind in array array['xid', 'date', 'deleted', 'scope_xid', 'scope_date'] loop
+        exit when schema is null;
         perform highwater.run(format('drop index if exists %I.%I', schema, highwater.index_name(entity.number, kind)));
     end loop;
 end
@@ -563,19 +568,6 @@ as $$ update highwater.entity e set indexed = true where e.number = note_indexed
 
 revoke execute on function highwater.note_indexed(integer) from public;
 
-create function highwater.drop_trigger_functions(entity integer) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kind text;
-begin
-    foreach kind in array array['stamp', 'bury', 'flag'] loop
-        perform highwater.run(format('drop function if exists highwater.%I()', kind || '_' || entity));
-    end loop;
-end
-$$;
-
 -- Undoes `enable`. Columns stay unless told otherwise; with them their defaults, since rows are
 -- still written. False where the table is no entity.
 create function highwater.disable(relation regclass, drop_columns boolean default false) returns boolean
@@ -618,10 +610,7 @@ declare
 begin
     select e.* into entity from highwater.entity e where e.name = highwater.dropped(forget.name) for update;
     if entity.number is not null then
-        delete from highwater.tombstone t where t.entity = entity.number;
-        delete from highwater.truncation t where t.entity = entity.number;
-        update highwater.entity e set relation = null where e.number = entity.number;
-        perform highwater.drop_trigger_functions(entity.number);
+        perform highwater.give_up(entity);
     end if;
     return entity.number is not null;
 end
@@ -631,4 +620,3 @@ $$;
 revoke execute on function highwater.enable(regclass, text, text, text[], text[], text, boolean) from public;
 revoke execute on function highwater.disable(regclass, boolean) from public;
 revoke execute on function highwater.forget(text) from public;
-revoke execute on function highwater.drop_trigger_functions(integer) from public;

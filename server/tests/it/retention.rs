@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions};
+use highwater_testbed::until;
 
 use crate::rig::{Copy, Pull as _, Rig};
 
@@ -17,6 +18,16 @@ async fn purge(rig: &Rig, older_than: Duration, dry_run: bool) -> u64 {
     let mut connection = rig.database.connect().await.unwrap();
     let purged = admin::purge(&mut connection, older_than, dry_run).await.unwrap();
     purged.iter().map(|purged| purged.removed).sum()
+}
+
+/// Waits until so many writers are in flight that are older than the deletions: writers of other tests count as some that
+/// whoever pulls has not seen.
+async fn until_seen(rig: &Rig, older: usize) {
+    let is_seen = format!(
+        "select count(*) = {older} from pg_snapshot_xip(pg_current_snapshot()) x
+         where x < (select max(changed_xid::text::bigint)::text::xid8 from highwater.tombstone)"
+    );
+    until(&rig.pool, &is_seen).await;
 }
 
 #[tokio::test]
@@ -50,6 +61,7 @@ async fn who_has_seen_the_deletions_goes_on_and_who_has_not_begins_anew() {
     behind.pull(&rig.server, 0).await;
     rig.run("delete from product where id = 1; update product set deleted = true where id = 2")
         .await;
+    until_seen(&rig, 0).await;
     ahead.pull(&rig.server, 0).await;
     purge(&rig, Duration::ZERO, false).await;
     for (copy, resets) in [(&mut ahead, 0), (&mut behind, 1)] {
@@ -71,6 +83,7 @@ async fn a_writer_that_is_older_than_a_purged_deletion_has_nobody_begin_anew() {
         .unwrap();
     rig.run("delete from product where id = 1").await;
     let mut copy = Copy::default();
+    until_seen(&rig, 1).await;
     copy.pull(&rig.server, 0).await;
     purge(&rig, Duration::ZERO, false).await;
     copy.recount();
@@ -181,6 +194,7 @@ async fn what_a_foreign_key_takes_along_is_gone_for_everybody() {
     let mut behind = Copy::default();
     behind.pull(&rig.server, 0).await;
     let mut ahead = behind.clone();
+    // A purge counts in seconds, by Postgres' clock: what was flagged is older than one, what follows is not.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     rig.run("update parent set deleted = true where id = 2; update child set deleted = true where id = 1")
         .await;
