@@ -178,7 +178,8 @@ async fn beyond_their_limit_callers_who_would_wait_are_refused_and_nobody_else()
 async fn a_pool_full_of_slow_readers_refuses_others_and_recovers() {
     let rig = rig(LARGE).await;
     let options = ServeOptions::default();
-    let server = server(&rig, 3, Duration::from_millis(300), options).await;
+    // Long enough to connect on a busy machine, too.
+    let server = server(&rig, 3, Duration::from_secs(3), options).await;
     let since = cursor(&rig.server).await;
     let readers = [stalled(&server, 3000).await, stalled(&server, 2999).await];
     assert_unavailable(server.get("/changes").await, "database is not available").await;
