@@ -53,7 +53,9 @@ create table highwater.entity (
     -- How far `purge` has removed what was deleted, and what the last one saw: what was in flight then was not removed.
     purged_xid xid8,
     purged_date timestamptz,
-    purged_snapshot pg_snapshot
+    purged_snapshot pg_snapshot,
+    -- Of the deletions that were removed, those with this id or an earlier one may be missing in `highwater.purged`.
+    forgotten_xid xid8
 );
 
 -- SQLite cannot hold two tables whose names differ only by case.
@@ -84,6 +86,26 @@ create index tombstone_date on highwater.tombstone (entity, changed_date, number
 -- not when it is asked for the cast.
 create index tombstone_scope_xid on highwater.tombstone ((entity::bigint), scope, changed_xid, number) where scope is not null;
 create index tombstone_scope_date on highwater.tombstone ((entity::bigint), scope, changed_date, number) where scope is not null;
+
+-- The keys of deletions that `purge` has removed, many to a row: a tenth of the room of as many tombstones. Who has not seen
+-- them is told of them as long as they are kept, in place of all rows anew. The arrays are parallel: `keys` are
+-- `tombstone.key` as text.
+create table highwater.purged (
+    number bigint generated always as identity primary key,
+    entity integer not null,
+    -- All of them lie in this scope.
+    scope text,
+    left_scope boolean not null,
+    -- The highest of the ids.
+    newest_xid xid8 not null,
+    xids xid8[] not null,
+    dates timestamptz[] not null,
+    keys text[] not null,
+    -- How many they are: to count the arrays they would have to be unpacked.
+    deletions integer not null
+);
+
+create index purged_xid on highwater.purged (entity, newest_xid);
 
 -- A truncate leaves no keys to bury: the entity begins anew for whoever has not seen it.
 create table highwater.truncation (

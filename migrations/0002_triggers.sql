@@ -148,7 +148,9 @@ $$;
 create function highwater.note_purged(xid xid8, date timestamptz) returns void
 language sql
 as $$
-    select pg_catalog.set_config('highwater.purged_xid', greatest(xid, nullif(pg_catalog.current_setting('highwater.purged_xid', true), '')::xid8)::text, true),
+    select pg_catalog.set_config('highwater.purged_rows',
+               (coalesce(nullif(pg_catalog.current_setting('highwater.purged_rows', true), '')::integer, 0) + 1)::text, true),
+           pg_catalog.set_config('highwater.purged_xid', greatest(xid, nullif(pg_catalog.current_setting('highwater.purged_xid', true), '')::xid8)::text, true),
            pg_catalog.set_config('highwater.purged_date', greatest((extract(epoch from date) * 1000000)::bigint,
                nullif(pg_catalog.current_setting('highwater.purged_date', true), '')::bigint)::text, true)
 $$;
@@ -163,6 +165,15 @@ as $$
     from pg_attribute a
     where a.attrelid = (entity).relation and a.attnum > 0 and not a.attisdropped
       and a.attname = any ((entity).kept_columns) and a.attname <> all (coalesce(highwater.kept_columns(entity), '{}'))
+$$;
+
+-- Whether values of these types print alike whatever the session's settings say. Those of others may not, or hold what does
+-- not, and a tombstone's must.
+create function highwater.prints_alike(types text[]) returns boolean
+language sql immutable
+as $$
+    select pg_catalog.array_remove(types, null) operator(pg_catalog.<@) array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
+        'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
 $$;
 
 -- The trigger functions of an entity, as they have to be now: `write_trigger_functions` writes them, and
@@ -189,10 +200,7 @@ declare
     scope text := case when entity.scope_column is null then 'null' else format('old.%I::text', entity.scope_column) end;
     scope_type text := (select format_type(highwater.base_type(a.atttypid), null) from pg_attribute a
                         where a.attrelid = entity.relation and a.attname = entity.scope_column and not a.attisdropped);
-    -- Keys of other types than these may print as the session's settings say, or hold what does;
-    -- the tombstone's must not.
-    printing text := case when array_remove(entity.key_types || scope_type, null) <@ array['smallint', 'integer', 'bigint', 'oid', 'numeric', 'boolean',
-                               'text', 'character varying', 'character', 'name', 'uuid', 'inet', 'cidr', 'macaddr']
+    printing text := case when highwater.prints_alike(entity.key_types || scope_type)
                           then ''
                           else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
                                'set bytea_output = ''hex'' set lc_monetary = ''C'' set extra_float_digits = 1 set quote_all_identifiers = off' end;

@@ -431,6 +431,7 @@ declare
 begin
     delete from highwater.tombstone t where t.entity = give_up.entity.number;
     delete from highwater.truncation t where t.entity = give_up.entity.number;
+    delete from highwater.purged p where p.entity = give_up.entity.number;
     update highwater.entity e set relation = null where e.number = give_up.entity.number;
     if schema is not null then
         perform highwater.drop_triggers(entity.relation);
@@ -531,12 +532,14 @@ begin
           is distinct from (after.chosen_columns, after.excluded_columns, after.scope_column) then
         delete from highwater.tombstone t where t.entity = before.number;
         delete from highwater.truncation t where t.entity = before.number;
+        delete from highwater.purged p where p.entity = before.number;
         update highwater.entity e
         set relation = enable.relation, began_date = now,
             incarnation = case when highwater.is_planning() then 0 else nextval('highwater.incarnation') end,
             values_seen = highwater.values_told_apart(enable.relation), key_columns = key_names, key_types = after.key_types,
             chosen_columns = after.chosen_columns, excluded_columns = after.excluded_columns,
             scope_column = after.scope_column, purged_xid = null, purged_date = null, purged_snapshot = null,
+            forgotten_xid = null,
             indexed = e.indexed and before.relation is not distinct from enable.relation and before.key_columns = key_names
                       and before.scope_column is not distinct from after.scope_column
         where e.number = before.number;

@@ -28,11 +28,13 @@ begin
         perform highwater.add_triggers(target.relation, target.number);
         update highwater.entity e
         set incarnation = nextval('highwater.incarnation'), began_date = clock_timestamp(), purged_xid = null, purged_date = null, purged_snapshot = null,
+            forgotten_xid = null,
             values_seen = highwater.values_told_apart(e.relation)
         where e.number = target.number;
     end loop;
     delete from highwater.tombstone;
     delete from highwater.truncation;
+    delete from highwater.purged;
     update highwater.source s
     set system_identifier = (select c.system_identifier from pg_control_system() c),
         database = (select d.oid from pg_database d where d.datname = current_database()),

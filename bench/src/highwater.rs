@@ -92,6 +92,13 @@ pub(crate) async fn touch(stage: &Stage, database: &Database, table: &str) -> Re
     Ok(())
 }
 
+/// Removes all that was deleted so far.
+pub(crate) async fn purge(stage: &Stage, database: &Database) -> Result<()> {
+    let arguments = ["purge", "--older-than", "0s"];
+    program::timed(server_program(&stage.programs.server, database, &arguments)).await?;
+    Ok(())
+}
+
 impl Server {
     /// Starts `highwater-server serve` on a free port and waits until it says which.
     pub(crate) async fn start(stage: &Stage, database: &Database) -> Result<Self> {

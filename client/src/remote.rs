@@ -330,6 +330,7 @@ impl Remote for HttpRemote {
             let mut query = url.query_pairs_mut();
             if let Some(since) = &ask.since {
                 query.append_pair("since", since.as_str());
+                query.append_pair("purged", "keys");
             }
             for held in &ask.held {
                 query.append_pair("held", held.as_str());

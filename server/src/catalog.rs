@@ -27,11 +27,12 @@ pub struct Described {
 /// Changes with all that an entity's description is made of: the transactions that last wrote the
 /// rows of the catalog, and what no row of the table's own tells, such as the name of a type.
 pub(crate) const SIGNATURE: &str = "
-select encode(sha256(convert_to(coalesce(string_agg(
+select encode(sha256(convert_to(concat_ws(' ', row_security_active('highwater.purged'::regclass),
+    has_table_privilege('highwater.purged', 'select'), string_agg(
     concat_ws(' ', e.number, e.xmin, c.xmin, n.xmin, i.xmin, columns.signature, partitions.signature, security.signature,
               has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
               c.relhassubclass and exists (select from pg_inherits h where h.inhparent = c.oid)), ';'
-    order by e.number), ''), 'UTF8')), 'hex')
+    order by e.number)), 'UTF8')), 'hex')
 from highwater.entity e
 join pg_class c on c.oid = e.relation
 join pg_namespace n on n.oid = c.relnamespace
@@ -138,7 +139,7 @@ mod tests {
             "select highwater.enable('other')",
             "select highwater.touch('other')",
             "insert into other values (1); delete from other;
-             select highwater.purge(number, now() + interval '1 day', 10) from highwater.entity where name = 'other'",
+             select highwater.purge(number, now() + interval '1 day', 10, 0) from highwater.entity where name = 'other'",
             "select highwater.disable('other')",
             "alter table store.article enable row level security",
             "create policy own on store.article using (true)",

@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use highwater_server::ServeOptions;
+use highwater_server::admin::PurgeOptions;
 use highwater_server::auth::Authenticator;
 use highwater_server::page::Since;
 use highwater_server::why::AskedKey;
@@ -114,14 +115,18 @@ Options that are not given stay as they were; to take one back, disable the tabl
   highwater-server purge --older-than 90d --dry-run
   highwater-server purge --older-than 90d
 
-A client that has not pulled for longer than that fetches the entity anew. Run it from cron; it works in small \
-transactions and can be interrupted.")]
+A client that has not pulled for longer than that is told by the keys that are kept; beyond these it fetches the entity anew. \
+Run it from cron; it works in small transactions and can be interrupted.")]
     Purge {
         #[command(flatten)]
         database: Database,
         /// What was deleted longer ago than this is removed: 90d, 12h, 30s
         #[arg(long, value_name = "DURATION", value_parser = age)]
         older_than: Duration,
+        /// Keys of what is removed that are kept of each entity: who was away for longer is told of these in place of all
+        /// rows anew; 0 keeps none
+        #[arg(long, value_name = "N", default_value_t = PurgeOptions::KEYS_MAX)]
+        keys_max: u32,
         /// Only count what would be removed
         #[arg(long)]
         dry_run: bool,

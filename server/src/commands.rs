@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, Purged};
+use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, PurgeOptions, Purged};
 use highwater_server::caller::{Caller, Grant};
 use highwater_server::doctor::DoctorOptions;
 use highwater_server::node::Node;
@@ -44,10 +44,16 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Purge {
             database,
             older_than,
+            keys_max,
             dry_run,
             json,
         } => {
-            let purged = admin::purge(&mut connect(&database).await?, older_than, dry_run).await?;
+            let options = PurgeOptions {
+                older_than,
+                keys_max,
+                dry_run,
+            };
+            let purged = admin::purge(&mut connect(&database).await?, &options).await?;
             if json {
                 say(&serde_json::to_string(&purged)?)?;
             } else {

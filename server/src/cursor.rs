@@ -118,6 +118,16 @@ pub enum Step {
     Flagged,
     /// Live rows.
     Rows,
+    /// Keys of deletions that were purged. Last: whatever a purge has taken away while the steps before were under
+    /// way is there by now.
+    Purged,
+}
+
+impl Step {
+    /// Whether it sends keys that are kept apart from the table.
+    pub(crate) fn is_buried(self) -> bool {
+        matches!(self, Self::Tombstones | Self::Purged)
+    }
 }
 
 /// The row after which a step goes on.

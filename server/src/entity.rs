@@ -66,6 +66,27 @@ pub struct Purged {
     pub date: Timestamp,
     /// What the last purge has seen; it removed nothing else.
     pub snapshot: Snapshot,
+    /// The highest id of a deletion whose key was not kept, or may not be read.
+    pub forgotten: Option<Xid>,
+}
+
+/// How a caller is told of deletions that were purged before it saw them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PurgedAs {
+    /// The entity begins anew.
+    #[default]
+    Reset,
+    /// By their keys, as of other deletions, as long as these are kept.
+    Keys,
+}
+
+/// Ids of deletions that may have been removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    /// This one.
+    Xid(Xid),
+    /// This one and all later ones.
+    From(Xid),
 }
 
 /// A column of a key.
@@ -94,12 +115,12 @@ pub struct ScopeColumn {
 impl Entity {
     /// Whether a caller that has seen this of the entity must begin anew: what it lacks can no
     /// longer be told from the table and its tombstones. So must one that has not seen a truncate.
-    pub fn begins_anew(&self, seen: &Seen, covered: &[Covered]) -> bool {
-        self.anew_reason(seen, covered).is_some()
+    pub fn begins_anew(&self, seen: &Seen, covered: &[Covered], purged: PurgedAs) -> bool {
+        self.anew_reason(seen, covered, purged).is_some()
     }
 
     /// Why such a caller must begin anew; `None` where it need not.
-    pub(crate) fn anew_reason(&self, seen: &Seen, covered: &[Covered]) -> Option<AnewReason> {
+    pub(crate) fn anew_reason(&self, seen: &Seen, covered: &[Covered], told: PurgedAs) -> Option<AnewReason> {
         let (is_renewed, is_purged) = match seen {
             Seen::Snapshot(snapshot) => {
                 let number = self.covered.number;
@@ -107,10 +128,10 @@ impl Entity {
                 if is_renewed && covered.iter().all(|covered| covered.number != number) {
                     return Some(AnewReason::NotCovered);
                 }
-                let is_purged = self
-                    .purged
-                    .as_ref()
-                    .is_some_and(|purged| purged.may_hide_from(snapshot));
+                let is_purged = self.purged.as_ref().is_some_and(|purged| match told {
+                    PurgedAs::Reset => purged.may_hide_from(snapshot),
+                    PurgedAs::Keys => purged.has_forgotten(snapshot),
+                });
                 (is_renewed, is_purged)
             }
             Seen::Date(date) => {
@@ -143,11 +164,40 @@ impl Entity {
 }
 
 impl Purged {
-    /// Whether a deletion that this has not seen may have been removed. What was in flight when it was taken, and
-    /// still was at the last purge, was not.
-    fn may_hide_from(&self, seen: &Snapshot) -> bool {
-        let was_removed = |xid: &Xid| *xid <= self.xid && self.snapshot.sees(*xid);
-        seen.xmax() <= self.xid || seen.in_flight().iter().any(was_removed)
+    /// Whether a deletion that this has not seen may have been removed.
+    pub(crate) fn may_hide_from(&self, seen: &Snapshot) -> bool {
+        self.removed_up_to(self.xid, seen).next().is_some()
+    }
+
+    /// Whether any keys are kept of what was removed.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.forgotten < Some(self.xid)
+    }
+
+    /// Whether such a deletion may have been removed without its key being kept.
+    fn has_forgotten(&self, seen: &Snapshot) -> bool {
+        let forgotten = self.forgotten;
+        forgotten.is_some_and(|xid| self.removed_up_to(xid, seen).next().is_some())
+    }
+
+    /// The ids that this has not seen and whose deletions may have been removed: single ones, and from where on all
+    /// are.
+    pub(crate) fn hidden_from(&self, seen: &Snapshot) -> Vec<Hidden> {
+        self.removed_up_to(self.xid, seen).collect()
+    }
+
+    /// The same of ids up to `last`. What was in flight when it was taken, and still was at the last purge, was not
+    /// removed.
+    fn removed_up_to(&self, last: Xid, seen: &Snapshot) -> impl Iterator<Item = Hidden> {
+        let was_removed = move |xid: &Xid| *xid <= last && self.snapshot.sees(*xid);
+        let single = seen
+            .in_flight()
+            .iter()
+            .copied()
+            .filter(was_removed)
+            .map(Hidden::Xid);
+        let later = (seen.xmax() <= last).then(|| Hidden::From(seen.xmax()));
+        single.chain(later)
     }
 }
 
@@ -216,6 +266,9 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
     coalesce(row_security_active(c.oid), false) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
     e.indexed, e.purged_xid::text as purged_xid, e.purged_snapshot::text as purged_snapshot,
+    case when row_security_active(c.oid) or row_security_active('highwater.purged'::regclass)
+              or not has_table_privilege('highwater.purged', 'select')
+         then e.purged_xid else e.forgotten_xid end::text as forgotten_xid,
     (extract(epoch from e.purged_date) * 1000000)::bigint as purged_date,
     case when c.relkind = 'p' then (
         select nullif(sum(greatest(l.reltuples, 0)), 0)::bigint
@@ -282,11 +335,13 @@ fn purged(row: &PgRow) -> Result<Option<Purged>, sqlx::Error> {
     let xid: Option<String> = row.try_get("purged_xid")?;
     let date: Option<i64> = row.try_get("purged_date")?;
     let snapshot: Option<String> = row.try_get("purged_snapshot")?;
+    let forgotten: Option<String> = row.try_get("forgotten_xid")?;
     let purged = xid.zip(date).zip(snapshot).map(|((xid, date), snapshot)| {
         Some(Purged {
             xid: xid.parse().ok()?,
             date: Timestamp::from_micros(date),
             snapshot: snapshot.parse().ok()?,
+            forgotten: forgotten.map(|xid| xid.parse()).transpose().ok()?,
         })
     });
     let unread = || sqlx::Error::Decode("how far a purge has gone cannot be read".into());

@@ -16,6 +16,7 @@ use moka::future::Cache;
 use moka::ops::compute::Op;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::entity::PurgedAs;
 use crate::node::Node;
 use crate::page::{
     self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since, WholePage,
@@ -77,6 +78,7 @@ pub enum Handed {
 struct Question {
     /// A cursor; nothing for a first pull.
     since: Option<String>,
+    purged: PurgedAs,
     entities: Asked,
     /// Who is limited shares with those alone who are limited alike.
     is_unrestricted: bool,
@@ -134,6 +136,7 @@ impl SharedPages {
         };
         let question = Question {
             since,
+            purged: request.purged,
             entities: request.entities.clone(),
             is_unrestricted: request.caller.is_unrestricted(),
             limits: limits.clone(),

@@ -20,6 +20,8 @@ use crate::stage::{Database, Stage};
 const ROWS_COMPARED_MIN: u64 = 50_000;
 /// Over the link there is one row for so many.
 const LINK_ROWS_SHARE: u64 = 10;
+/// The columns of the table.
+const COLUMNS: &str = "id, sku, name, price, quantity, active, note, updated_at";
 const HEADS: [&str; 2] = ["verify", "a first pull"];
 
 pub(super) const BENCHMARK: Benchmark = Benchmark {
@@ -37,13 +39,14 @@ enum Who {
     Deep,
     Repair,
     Resync,
+    Purged,
     FirstPull,
     /// `psql`, which reads every row and sends a number.
     Count,
 }
 
 /// Those that are held against a first pull.
-const COMPARED: [Who; 4] = [Who::Equal, Who::Deep, Who::Repair, Who::Resync];
+const COMPARED: [Who; 5] = [Who::Equal, Who::Deep, Who::Repair, Who::Resync, Who::Purged];
 
 async fn run(stage: &Stage) -> Result<Outcome> {
     let (near, far) = (stage.sizes.rows, stage.sizes.rows / LINK_ROWS_SHARE);
@@ -74,7 +77,7 @@ async fn run(stage: &Stage) -> Result<Outcome> {
              the client compete for its cores, and nothing is compressed, over the link neither, where a client of \
              another machine asks for zstd. Where rows differ, each side scans twice, for parts and for the keys in \
              those that differ; rows are fetched, and after a repair looked at again, by their keys. A resync, here \
-             after `touch`, compares all values. To count the rows, Postgres scans them with several workers, hashes \
+             after `touch`, compares all values. After a purge nothing is compared: the keys come that it removed. To count the rows, Postgres scans them with several workers, hashes \
              nothing, and has the machine to itself."
                 .to_owned(),
         ],
@@ -148,6 +151,25 @@ impl Stand<'_> {
                 );
                 Ok(pulled.into())
             }
+            Who::Purged => {
+                let (gone, database) = (format!("id % {ROWS_FOR_ONE} = 0"), &self.database);
+                database
+                    .run(format!(
+                        "create table gone as select {COLUMNS} from {TABLE} where {gone}; delete from {TABLE} where {gone}"
+                    ))
+                    .await?;
+                highwater::purge(stage, database).await?;
+                let pulled = highwater::pulled(stage, &self.url, &self.store).await?;
+                let came = (pulled.rows, pulled.deleted);
+                ensure!(came == (0, rows / ROWS_FOR_ONE), "{came:?} came");
+                database
+                    .run(format!(
+                        "insert into {TABLE} ({COLUMNS}) select {COLUMNS} from gone; drop table gone"
+                    ))
+                    .await?;
+                highwater::pulled(stage, &self.url, &self.store).await?;
+                Ok(pulled.into())
+            }
             Who::FirstPull => {
                 let (pulled, store) = highwater::pulled_anew(stage, &self.url, rows).await?;
                 Stage::remove(&store)?;
@@ -171,6 +193,7 @@ impl Who {
             Self::Deep => "all the same, value for value".to_owned(),
             Self::Repair => some("repaired"),
             Self::Resync => some("fetched by a resync"),
+            Self::Purged => some("deleted and purged"),
             Self::FirstPull => "pulled".to_owned(),
             Self::Count => "counted by psql".to_owned(),
         }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
-use highwater_server::admin;
+use highwater_server::admin::{self, PurgeOptions};
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
@@ -160,14 +160,12 @@ async fn where_too_much_differs_or_deleted_rows_are_kept_all_begins_anew() {
     restored.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_purge_or_a_touch_only_what_differs_travels() {
-    let rig = Rig::start(MANY, &BOTH).await;
-    let store = rig.store("purged.db");
-    pulled(&rig.url(), &store, &[]).await;
+/// Deletes 20 rows and changes one of the other entity, purges, and pulls.
+async fn purged(rig: &Rig, store: &Path, keys_max: u32) {
     run(
         &rig.pool,
-        "delete from product where id <= 20; update price set amount = 5 where id = 1",
+        "delete from product where id in (select id from product order by id limit 20);
+         update price set amount = amount + 5 where id = 1",
     )
     .await;
     // Transactions of other tests that are older would have any cursor begin anew after the purge.
@@ -181,20 +179,33 @@ async fn after_a_purge_or_a_touch_only_what_differs_travels() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut connection = rig.database.connect().await.unwrap();
-    admin::purge(&mut connection, Duration::ZERO, false)
-        .await
-        .unwrap();
-    let resync = pulled(&rig.url(), &store, &[]).await;
+    let options = PurgeOptions {
+        keys_max,
+        ..PurgeOptions::older_than(Duration::ZERO)
+    };
+    admin::purge(&mut connection, &options).await.unwrap();
+    let resync = pulled(&rig.url(), store, &[]).await;
     assert_eq!(
         (&resync["rows"], &resync["deleted"]),
         (&json!(1), &json!(20)),
         "{resync}"
     );
-    assert_verified(&rig.url(), &store, &["--deep"], "purged").await;
+    assert_verified(&rig.url(), store, &["--deep"], "purged").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_purge_or_a_touch_only_what_differs_travels() {
+    let rig = Rig::start(MANY, &BOTH).await;
+    let store = rig.store("purged.db");
+    pulled(&rig.url(), &store, &[]).await;
+    // Where keys are kept these come, and where not what differs is found.
+    for keys_max in [PurgeOptions::KEYS_MAX, 0] {
+        purged(&rig, &store, keys_max).await;
+    }
     // No row was written, and no date has changed.
     run(
         &rig.pool,
-        "update product set mood = 'fine' where id between 30 and 39",
+        "update product set mood = 'fine' where id between 130 and 139",
     )
     .await;
     pulled(&rig.url(), &store, &[]).await;

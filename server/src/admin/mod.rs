@@ -20,7 +20,7 @@ pub use grants::{grants, without_rights};
 pub use locks::{LOCK_ATTEMPTS_MAX, LOCK_WAIT};
 pub use migrate::migrate;
 pub(crate) use migrate::{applied, migrator};
-pub use purge::{Purged, purge};
+pub use purge::{PurgeOptions, Purged, purge};
 
 use crate::entity;
 use crate::quoting::{NulInText, literal};

@@ -17,6 +17,32 @@ const PURGE_BATCH_ROWS: i32 = 5_000;
 /// Postgres' code for a row that others refer to.
 const FOREIGN_KEY: &str = "23503";
 
+/// What to purge.
+#[derive(Clone, Copy, Debug)]
+pub struct PurgeOptions {
+    /// What was deleted longer ago than this is removed.
+    pub older_than: Duration,
+    /// How many keys of what was removed are kept of each entity, the latest: who has not seen the deletions is told
+    /// of these in place of all rows anew.
+    pub keys_max: u32,
+    /// Whether nothing is removed, and only counted.
+    pub dry_run: bool,
+}
+
+impl PurgeOptions {
+    /// How many keys are kept where nothing else is asked for: some megabytes of each entity.
+    pub const KEYS_MAX: u32 = 100_000;
+
+    /// Removes what was deleted longer ago than this.
+    pub fn older_than(older_than: Duration) -> Self {
+        Self {
+            older_than,
+            keys_max: Self::KEYS_MAX,
+            dry_run: false,
+        }
+    }
+}
+
 /// What `purge` would remove, or has removed, of one entity.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Purged {
@@ -34,11 +60,12 @@ pub struct Purged {
 ///
 /// Where rows of another table refer to flagged ones, the others come first: those may be entities whose
 /// rows are to go as well.
-pub async fn purge(
-    connection: &mut PgConnection,
-    older_than: Duration,
-    dry_run: bool,
-) -> Result<Vec<Purged>, AdminError> {
+pub async fn purge(connection: &mut PgConnection, options: &PurgeOptions) -> Result<Vec<Purged>, AdminError> {
+    let PurgeOptions {
+        older_than,
+        keys_max,
+        dry_run,
+    } = *options;
     let seconds = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
     // One bound for all, by the clock that stamps.
     let mut transaction = connection.begin().await?;
@@ -65,7 +92,7 @@ pub async fn purge(
     loop {
         let (mut stopped, mut removed_now) = (Vec::new(), 0);
         for (table, mut purged) in pending {
-            let (removed, reason) = remove(connection, &table, before).await?;
+            let (removed, reason) = remove(connection, &table, before, keys_max).await?;
             removed_now += removed;
             purged.removed += removed;
             purged.stopped = reason;
@@ -121,10 +148,11 @@ async fn remove(
     connection: &mut PgConnection,
     table: &Table,
     before: DateTime<Utc>,
+    keys_max: u32,
 ) -> Result<(u64, Option<String>), AdminError> {
     let mut removed = 0;
     loop {
-        match batch(connection, table, before).await {
+        match batch(connection, table, before, keys_max).await {
             Ok(0) => return Ok((removed, None)),
             Ok(batch) => removed += batch,
             Err(error) => {
@@ -149,12 +177,14 @@ async fn batch(
     connection: &mut PgConnection,
     table: &Table,
     before: DateTime<Utc>,
+    keys_max: u32,
 ) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    let batch: i32 = unprepared::query_scalar("select highwater.purge($1, $2, $3)")
+    let batch: i32 = unprepared::query_scalar("select highwater.purge($1, $2, $3, $4)")
         .bind(table.number)
         .bind(before)
         .bind(PURGE_BATCH_ROWS)
+        .bind(i32::try_from(keys_max).unwrap_or(i32::MAX))
         .fetch_one(&mut *transaction)
         .await?;
     // A constraint may be deferred until here.

@@ -59,6 +59,7 @@ impl Writer {
             Step::Tombstones => 1,
             Step::Flagged => 2,
             Step::Rows => 3,
+            Step::Purged => 4,
         });
         self.number(u64::from(pull.position.scope));
         match &pull.position.after {
@@ -170,6 +171,7 @@ impl Reader<'_> {
             1 => Step::Tombstones,
             2 => Step::Flagged,
             3 => Step::Rows,
+            4 => Step::Purged,
             _ => return None,
         };
         let scope = self.small()?;

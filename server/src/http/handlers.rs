@@ -63,6 +63,7 @@ pub(super) async fn changes(
     let request = PageRequest {
         since: parameters.since,
         held: parameters.held,
+        purged: parameters.purged,
         entities: asked,
         caller,
         limit: parameters.limit,

@@ -8,6 +8,7 @@ use url::form_urlencoded;
 
 use super::problem::Refusal;
 use crate::cursor::Cursor;
+use crate::entity::PurgedAs;
 use crate::page::{PAGE_ROWS, Since};
 
 /// The longest that a caller may ask to be held, in seconds.
@@ -24,6 +25,7 @@ pub(super) struct Parameters<'q> {
     pub(super) since_text: Cow<'q, str>,
     /// Other cursors that the caller's rows go by.
     pub(super) held: Vec<Cursor>,
+    pub(super) purged: PurgedAs,
     pub(super) entities: Option<Vec<EntityName>>,
     pub(super) limit: u64,
     pub(super) wait: Duration,
@@ -35,6 +37,7 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
         since: Since::Nothing,
         since_text: Cow::Borrowed(""),
         held: Vec::new(),
+        purged: PurgedAs::Reset,
         entities: None,
         limit: PAGE_ROWS.min(page_rows_max),
         wait: Duration::ZERO,
@@ -50,6 +53,7 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
                 return Err(Refusal::new(Code::InvalidSince, detail));
             }
             "held" => parameters.held.push(held(&value)?),
+            "purged" => parameters.purged = purged(&value)?,
             "entity" => parameters
                 .entities
                 .get_or_insert_default()
@@ -72,6 +76,17 @@ fn held(value: &str) -> Result<Cursor, Refusal> {
         let detail = format!("held: {error}; send the `next` of a response as it came");
         Refusal::new(Code::InvalidSince, detail)
     })
+}
+
+fn purged(value: &str) -> Result<PurgedAs, Refusal> {
+    match value {
+        "keys" => Ok(PurgedAs::Keys),
+        "reset" => Ok(PurgedAs::Reset),
+        _ => {
+            let detail = format!("purged: {value:?} is neither `keys` nor `reset`");
+            Err(Refusal::new(Code::InvalidPurged, detail))
+        }
+    }
 }
 
 fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {

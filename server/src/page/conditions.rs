@@ -3,6 +3,9 @@
 use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
 
+/// More keys than a row of what was purged holds: a purge removes them by thousands.
+const PURGED_TOGETHER_MAX: u32 = 1 << 16;
+
 /// The key of a row: its values as Postgres prints them, and tombstones hold them, in the order of the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RowKey(pub(crate) Vec<String>);
@@ -63,6 +66,31 @@ pub(crate) fn tombstones_of(entity: &Entity, scopes: Option<&[String]>) -> Resul
         ),
         None => format!("highwater.tombstone t where t.entity = {number}"),
     })
+}
+
+/// What was purged of an entity in these scopes, as tombstones `t`, with a condition to go on from; all is meant
+/// where there are none.
+pub(crate) fn purged_of(entity: &Entity, scopes: Option<&[String]>) -> Result<String, NulInText> {
+    let of_scopes = match scopes {
+        Some(scopes) => format!(" and t.scope = any ({})", list(scopes, "text")?),
+        None => String::new(),
+    };
+    Ok(format!(
+        "{} where true",
+        purged(entity.covered.number, &of_scopes)
+    ))
+}
+
+/// What was purged of the entity with this number, as tombstones `t`: one for each key in those rows for which
+/// `and_also` holds.
+pub(super) fn purged(number: i32, and_also: &str) -> String {
+    format!(
+        "(select t.number * {PURGED_TOGETHER_MAX} + k.place as number, k.xid as changed_xid, k.date as changed_date,
+              k.key::text[] as key, t.scope, t.left_scope
+          from highwater.purged t
+          cross join unnest(t.xids, t.dates, t.keys) with ordinality k (xid, date, key, place)
+          where t.entity = {number}{and_also}) t"
+    )
 }
 
 fn list(values: &[String], cast: &str) -> Result<String, NulInText> {

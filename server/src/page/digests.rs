@@ -20,7 +20,7 @@ use super::{Asked, Format, Output, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{LogEnd, is_no_value};
-use crate::entity::Entity;
+use crate::entity::{Entity, PurgedAs};
 use crate::limit::PageBounds;
 use crate::node::Node;
 use crate::quoting::NulInText;
@@ -66,6 +66,7 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
     let request = PageRequest {
         since,
         held: Vec::new(),
+        purged: PurgedAs::Reset,
         entities: Asked::These(names),
         caller: asked.caller.clone(),
         limit: 0,

@@ -31,10 +31,10 @@ use highwater_shared::{EntityName, ResyncReason, Timestamp};
 use crate::caller::Caller;
 use crate::cursor::{Covered, Cursor, CursorError};
 use crate::database::sqlstate;
-use crate::entity::Fault;
+use crate::entity::{Fault, PurgedAs};
 use crate::limit::{Limit, PageBounds};
 
-pub(crate) use conditions::{RowKey, in_scopes, tombstones_of};
+pub(crate) use conditions::{RowKey, in_scopes, purged_of, tombstones_of};
 pub use digests::{DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
@@ -106,6 +106,8 @@ pub struct PageRequest {
     pub since: Since,
     /// Later cursors that some of its rows go by. Whoever lacks what they have seen cannot answer.
     pub held: Vec<Cursor>,
+    /// How deletions are told of that were purged.
+    pub purged: PurgedAs,
     /// The entities wanted.
     pub entities: Asked,
     /// Who asks, and so which rows of them may be seen.

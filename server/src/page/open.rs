@@ -12,7 +12,7 @@ use super::{Asked, PageRequest, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
 use crate::database::{Connection, LogEnd, Moment, sqlstate};
-use crate::entity::Entity;
+use crate::entity::{Entity, PurgedAs};
 use crate::node::Node;
 use crate::samples;
 use crate::scope::Limits;
@@ -57,7 +57,7 @@ impl OpenPage {
         let holds_any = |part: &plan::Part| {
             let entity = self.entities.get(part.entity);
             let delta = entity.and_then(|entity| self.delta.get(&entity.covered.number));
-            part.anew || delta.is_some_and(Delta::holds_any)
+            part.anew || !part.purged.is_empty() || delta.is_some_and(Delta::holds_any)
         };
         self.plan.fresh && !self.plan.parts.iter().any(holds_any)
     }
@@ -115,7 +115,7 @@ async fn begin(
     request: &PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
     let (since, asked) = (&request.since, &request.entities);
-    let (mut look, standing) = stand(connection, node, since, asked, &request.caller).await?;
+    let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.purged).await?;
     let mut standing = standing?;
     for held in &request.held {
         let evidence = evidence(connection, held, &look.moment).await?;
@@ -137,7 +137,7 @@ async fn begin(
         tracing::warn!(%fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
-    let plan = look.plan(since);
+    let plan = look.plan(since, request.purged);
     Ok(Ok((look, plan)))
 }
 
@@ -148,9 +148,10 @@ pub(super) async fn stand(
     since: &Since,
     asked: &Asked,
     caller: &Caller,
+    purged: PurgedAs,
 ) -> Result<(Look, Result<Standing, ReadError>), ReadError> {
     let (seen, covered) = plan::seen(since);
-    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered);
+    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered, purged);
     let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
     let evidence = match since {
         Since::Cursor(cursor) => evidence(connection, cursor, &look.moment).await?,
@@ -172,8 +173,8 @@ pub(crate) struct Look {
 
 impl Look {
     /// Plans what a page sends of it, and leaves out of the delta what that page does not.
-    pub(super) fn plan(&mut self, since: &Since) -> Plan {
-        let plan = plan::plan(since, &self.entities, &self.moment.snapshot, |number| {
+    pub(super) fn plan(&mut self, since: &Since, purged: PurgedAs) -> Plan {
+        let plan = plan::plan(since, &self.entities, &self.moment.snapshot, purged, |number| {
             self.is_truncated(number)
         });
         // What the target has not seen belongs to the next round.

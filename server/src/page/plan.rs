@@ -7,11 +7,11 @@ use std::cmp::Ordering;
 
 use highwater_shared::ResyncReason;
 
-use super::sql::Target;
+use super::sql::{Range, Target};
 use super::{ReadError, Since};
 use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
-use crate::entity::Entity;
+use crate::entity::{Entity, Hidden, PurgedAs};
 use crate::scope::Limits;
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
@@ -60,6 +60,28 @@ pub(super) struct Part {
     pub(super) anew: bool,
     /// Where it goes on, when earlier pages have sent some of it.
     pub(super) from: Option<Position>,
+    /// Where keys lie of deletions that were purged and that the caller has not seen.
+    pub(super) purged: Vec<Range>,
+}
+
+impl Part {
+    /// All of an entity's part.
+    fn new(place: usize, entity: &Entity, anew: bool, seen: &Seen) -> Self {
+        let purged = match (&entity.purged, seen) {
+            (Some(purged), Seen::Snapshot(seen)) if !anew => purged.hidden_from(seen),
+            _ => Vec::new(),
+        };
+        let range = |hidden| match hidden {
+            Hidden::Xid(xid) => Range::Xid(xid),
+            Hidden::From(xid) => Range::From(xid),
+        };
+        Self {
+            entity: place,
+            anew,
+            from: None,
+            purged: purged.into_iter().map(range).collect(),
+        }
+    }
 }
 
 /// What the caller had before the pull, as far as it concerns single entities.
@@ -167,21 +189,18 @@ pub(super) fn plan(
     since: &Since,
     entities: &[Entity],
     own: &Snapshot,
+    purged: PurgedAs,
     is_truncated: impl Fn(i32) -> bool,
 ) -> Plan {
     let (seen, covered) = seen(since);
     let begins_anew =
-        |entity: &Entity| entity.begins_anew(&seen, covered) || is_truncated(entity.covered.number);
+        |entity: &Entity| entity.begins_anew(&seen, covered, purged) || is_truncated(entity.covered.number);
     if let Since::Cursor(cursor) = since
         && let Some(pull) = &cursor.pull
     {
         return go_on(cursor, pull, entities, begins_anew);
     }
-    let begin = |(place, entity): (usize, &Entity)| Part {
-        entity: place,
-        anew: begins_anew(entity),
-        from: None,
-    };
+    let begin = |(place, entity): (usize, &Entity)| Part::new(place, entity, begins_anew(entity), &seen);
     Plan {
         parts: entities.iter().enumerate().map(begin).collect(),
         seen: seen.clone(),
@@ -221,12 +240,10 @@ fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity], begins_anew: impl Fn
             // next round.
         } else {
             plan.pulled.push(*promised);
-            let from = begun.then(|| position.clone());
             let anew = if begun { position.step == Step::Anew } else { anew };
             plan.parts.push(Part {
-                entity: place,
-                anew,
-                from,
+                from: begun.then(|| position.clone()),
+                ..Part::new(place, entity, anew, &cursor.seen)
             });
         }
     }

@@ -257,10 +257,17 @@ pub(super) fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String
         scopes.map(|(place, delta)| (*place, of(delta).clone())).collect()
     };
     let from = part.from.as_ref().map_or(Step::Tombstones, |from| from.step);
+    let scopes = if part.purged.is_empty() {
+        0
+    } else {
+        limited.map_or(1, <[String]>::len)
+    };
+    let purged = (0..scopes).map(|place| (place, part.purged.clone())).collect();
     [
         (Step::Tombstones, walk(|delta| &delta.tombstones)),
         (Step::Flagged, walk(|delta| &delta.flagged)),
         (Step::Rows, walk(|delta| &delta.rows)),
+        (Step::Purged, purged),
     ]
     .into_iter()
     .filter(|(step, _)| *step >= from)
@@ -328,7 +335,7 @@ pub(super) fn blame(error: ReadError, entity: &Entity, step: Step, after: Option
              takes texts of all encodings",
             entity.table
         ))
-    } else if step == Step::Tombstones && is_position {
+    } else if step.is_buried() && is_position {
         tracing::warn!(%error, entity = %entity.name, "a tombstone cannot be read");
         let table = entity.table.clone();
         ReadError::Fault {

@@ -15,8 +15,11 @@ use super::{Asked, Format, ReadError, Since};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{Connection, Moment};
-use crate::entity::Entity;
+use crate::entity::{Entity, PurgedAs};
 use crate::node::Node;
+
+/// How devices have themselves told of purged deletions.
+const PURGED_AS: PurgedAs = PurgedAs::Keys;
 
 /// One entity for one caller, whose transaction stands.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ async fn begin(
     entity: EntityName,
 ) -> Result<(Look, Option<ResyncReason>), ReadError> {
     let asked = Asked::These(vec![entity]);
-    let (look, standing) = open::stand(connection, node, since, &asked, caller).await?;
+    let (look, standing) = open::stand(connection, node, since, &asked, caller, PURGED_AS).await?;
     let resync = match standing {
         Ok(Standing::Level) => None,
         Ok(Standing::Behind) => return Err(ReadError::Unavailable(LAGS.to_owned())),
@@ -111,7 +114,7 @@ impl Single {
             Some(_) => Since::Nothing,
             None => self.since.clone(),
         };
-        let plan = self.look.plan(&since);
+        let plan = self.look.plan(&since, PURGED_AS);
         let mut rounds = vec![self.round(&plan, &since, key).await?];
         if let (false, Since::Cursor(cursor)) = (plan.fresh, &since) {
             let seen = Seen::Snapshot(plan.seen_at_end());
@@ -122,7 +125,7 @@ impl Single {
                 pull: None,
                 ..(**cursor).clone()
             }));
-            let plan = self.look.plan(&next);
+            let plan = self.look.plan(&next, PURGED_AS);
             rounds.push(self.round(&plan, &next, key).await?);
         }
         Ok(rounds)
@@ -142,14 +145,14 @@ impl Single {
         for part in &plan.parts {
             if part.anew && part.from.is_none() {
                 let entity = self.entity()?;
-                let reason = entity.anew_reason(&seen, covered);
+                let reason = entity.anew_reason(&seen, covered, PURGED_AS);
                 round.anew = reason.or(Some(AnewReason::Truncated));
             }
             // What comes later holds.
             if let Some(step) = self.last_sent(plan, part, key).await? {
                 round.brings = match step {
                     Step::Anew | Step::Rows => NextPull::Row,
-                    Step::Tombstones | Step::Flagged => NextPull::Deletion,
+                    Step::Tombstones | Step::Flagged | Step::Purged => NextPull::Deletion,
                 };
             }
         }

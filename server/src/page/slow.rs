@@ -14,6 +14,7 @@ use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
 use crate::database::Connection;
+use crate::entity::PurgedAs;
 use crate::limit::{Limit, PageBounds, TransactionBounds};
 use crate::node::Node;
 use crate::samples::Samples;
@@ -26,6 +27,7 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
         held: Vec::new(),
+        purged: PurgedAs::Reset,
         entities: Asked::All,
         caller: Caller::anyone(),
         limit: PAGE_ROWS,
@@ -102,6 +104,7 @@ async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
         since: Since::Nothing,
         held: Vec::new(),
+        purged: PurgedAs::Reset,
         entities: Asked::All,
         caller: Caller::anyone(),
         limit,

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use highwater_shared::{BlockKind, Column, ColumnRole, Reason, Timestamp};
 
 use super::Format;
-use super::conditions::RowKey;
+use super::conditions::{RowKey, purged};
 use crate::cursor::{After, Step};
 use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
@@ -106,7 +106,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         target,
         only,
     } = part;
-    let tombstones = step == Step::Tombstones;
+    let tombstones = step.is_buried();
     let key: Vec<String> = if tombstones {
         let column = |(place, column): (usize, &crate::entity::KeyColumn)| {
             format!("(t.key[{}])::{}", place + 1, column.cast)
@@ -139,14 +139,25 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
     let mut text = format!("copy (select {} from ", fields.join(", "));
     if tombstones {
         let number = entity.covered.number;
-        let _ = match scope {
-            // The cast chooses the index.
-            Some(scope) => write!(
+        let of_scope = match scope {
+            Some(scope) => format!(" and t.scope = {}", literal(scope.value)?),
+            None => String::new(),
+        };
+        let _ = match (step, range) {
+            (Step::Purged, Range::Xid(xid) | Range::From(xid)) => write!(
                 text,
-                "highwater.tombstone t where t.entity::bigint = {number} and t.scope = {}",
-                literal(scope.value)?
+                "{} where true",
+                purged(number, &format!("{of_scope} and t.newest_xid >= '{xid}'::xid8"))
             ),
-            None => write!(text, "highwater.tombstone t where t.entity = {number}"),
+            (Step::Purged, Range::Key | Range::Date(_)) => {
+                write!(text, "{} where true", purged(number, &of_scope))
+            }
+            // The cast chooses the index.
+            _ if scope.is_some() => write!(
+                text,
+                "highwater.tombstone t where t.entity::bigint = {number}{of_scope}"
+            ),
+            _ => write!(text, "highwater.tombstone t where t.entity = {number}"),
         };
         let _ = write!(
             text,
@@ -215,7 +226,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
 pub(super) fn kind(step: Step) -> BlockKind {
     match step {
         Step::Anew | Step::Rows => BlockKind::Upsert,
-        Step::Tombstones | Step::Flagged => BlockKind::Delete,
+        Step::Tombstones | Step::Flagged | Step::Purged => BlockKind::Delete,
     }
 }
 
@@ -262,9 +273,9 @@ fn fields(
     is_limited: bool,
 ) -> Result<(Vec<String>, Layout), NulInText> {
     let date = "t.changed_date".to_owned();
-    let gone = matches!(step, Step::Tombstones | Step::Flagged);
+    let gone = kind(step) == BlockKind::Delete;
     let deleted = literal(Reason::Deleted.as_str())?;
-    let reason = if step == Step::Tombstones && is_limited {
+    let reason = if step.is_buried() && is_limited {
         let left = literal(Reason::OutOfScope.as_str())?;
         format!("case when t.left_scope then {left} else {deleted} end")
     } else {
@@ -288,7 +299,7 @@ fn fields(
             columns.chain([date.clone()]).collect()
         }
     };
-    if step == Step::Tombstones {
+    if step.is_buried() {
         layout.key.push(fields.len());
         layout.hidden += 1;
         fields.push("t.number".to_owned());

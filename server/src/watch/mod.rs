@@ -281,7 +281,12 @@ async fn look_closely(
     let watched = |entity: &Entity| {
         let number = entity.covered.number;
         let known = before.get(&number);
-        let known = known.filter(|known| known.entity.covered == entity.covered);
+        // What was removed and purged between two looks has left nothing to be found.
+        let is_hidden = entity
+            .purged
+            .as_ref()
+            .is_some_and(|purged| purged.may_hide_from(seen));
+        let known = known.filter(|known| known.entity.covered == entity.covered && !is_hidden);
         match (look.changed_scopes(number), known) {
             _ if entity.scope.is_none() => {}
             (Some(changed), Some(_)) => scopes.change(number, changed, &now),

@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
+use crate::entity::PurgedAs;
 use crate::limit::PageBounds;
 use crate::page::{Format, PageRequest, Since};
 use highwater_shared::Timestamp;
@@ -120,6 +121,7 @@ async fn who_asks_as_another_did_is_answered_the_same_and_with_the_date_of_now()
         let request = PageRequest {
             since: Since::Cursor(Box::new(cursor)),
             held: Vec::new(),
+            purged: PurgedAs::Reset,
             entities: Asked::All,
             caller: Caller::anyone(),
             limit: 1,

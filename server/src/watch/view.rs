@@ -8,7 +8,7 @@ use highwater_shared::{EntityName, Timestamp, Trailer};
 use super::scopes::ScopeChanges;
 use crate::cursor::{Covered, Cursor, Lsn, Seen};
 use crate::database::Moment;
-use crate::entity::Entity;
+use crate::entity::{Entity, PurgedAs};
 use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Since, Standing, WholePage};
 use crate::samples::Samples;
 use crate::scope::Limits;
@@ -127,7 +127,9 @@ impl View {
         let asked = self.asked(asked)?;
         let lacks_nothing = asked.iter().all(|watched| {
             seen.covers(&self.changed(watched, limits).snapshot)
-                && !watched.entity.begins_anew(&cursor.seen, &cursor.covered)
+                && !watched
+                    .entity
+                    .begins_anew(&cursor.seen, &cursor.covered, PurgedAs::Reset)
         });
         lacks_nothing.then_some((cursor, asked))
     }

@@ -7,9 +7,11 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Hearer, Question, WhyError};
 use crate::database::{LogEnd, is_no_value};
-use crate::entity::Entity;
+use crate::entity::{Entity, Purged};
 use crate::node::Node;
-use crate::page::{ReadError, Round, RowKey, Since, Single, in_scopes, open_single, tombstones_of};
+use crate::page::{
+    ReadError, Round, RowKey, Since, Single, in_scopes, open_single, purged_of, tombstones_of,
+};
 use crate::quoting::{NulInText, identifier};
 use crate::unprepared;
 
@@ -269,15 +271,26 @@ async fn tombstone(
     key: &RowKey,
     knows_all: bool,
 ) -> Result<Option<Tombstone>, WhyError> {
-    let tombstones = tombstones_of(entity, scopes).map_err(|NulInText| no_key(entity))?;
     let is_it = key.of_tombstone().map_err(|NulInText| no_key(entity))?;
-    let sql = format!(
-        "select (extract(epoch from t.changed_date) * 1000000)::bigint as changed_date, t.left_scope, t.scope
-         from {tombstones} and {is_it} order by t.changed_xid desc, t.number desc limit 1"
-    );
-    let row = unprepared::query(AssertSqlSafe(sql))
-        .fetch_optional(single.connection().get()?)
-        .await?;
+    let mut from = vec![tombstones_of(entity, scopes)];
+    // What was purged is older than all others.
+    if entity.purged.as_ref().is_some_and(Purged::has_keys) {
+        from.push(purged_of(entity, scopes));
+    }
+    let mut row = None;
+    for tombstones in from {
+        let tombstones = tombstones.map_err(|NulInText| no_key(entity))?;
+        let sql = format!(
+            "select (extract(epoch from t.changed_date) * 1000000)::bigint as changed_date, t.left_scope, t.scope
+             from {tombstones} and {is_it} order by t.changed_xid desc, t.number desc limit 1"
+        );
+        row = unprepared::query(AssertSqlSafe(sql))
+            .fetch_optional(single.connection().get()?)
+            .await?;
+        if row.is_some() {
+            break;
+        }
+    }
     let read = |row: sqlx::postgres::PgRow| {
         Ok(Tombstone {
             changed_date: Timestamp::from_micros(row.try_get("changed_date")?),

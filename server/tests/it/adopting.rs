@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_server::admin::{self, EnableOptions};
+use highwater_server::admin::{self, EnableOptions, PurgeOptions};
 use serde_json::json;
 
 use crate::rig::{Copy, Pull as _, Rig};
@@ -177,7 +177,7 @@ async fn a_purge_finds_flagged_rows_by_their_index() {
     rig.run("update product set deleted = true where id in (3, 9); analyze product")
         .await;
     let mut connection = rig.database.connect().await.unwrap();
-    admin::purge(&mut connection, Duration::ZERO, false)
+    admin::purge(&mut connection, &PurgeOptions::older_than(Duration::ZERO))
         .await
         .unwrap();
     // What a session has counted is told when it ends.

@@ -1,7 +1,7 @@
 //! `doctor`: each check is broken for real, seen, and mended by its remedy.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use highwater_server::admin::{self, EnableOptions};
+use highwater_server::admin::{self, EnableOptions, PurgeOptions};
 use highwater_server::doctor::{self, DoctorOptions, Finding, Report, Severity};
 use sqlx::PgConnection;
 
@@ -436,6 +436,8 @@ async fn tombstones_that_nobody_purges_are_noted() {
     assert_eq!(checks(&found(&rig).await), ["never_purged"]);
     let mut connection = rig.database.connect().await.unwrap();
     let age = std::time::Duration::from_hours(90 * 24);
-    admin::purge(&mut connection, age, false).await.unwrap();
+    admin::purge(&mut connection, &PurgeOptions::older_than(age))
+        .await
+        .unwrap();
     assert_eq!(found(&rig).await, []);
 }

@@ -292,7 +292,7 @@ async fn a_role_with_these_grants_serves_and_writes_nothing() {
         "highwater.enable('shop.price')",
         "highwater.disable('shop.price')",
         "highwater.touch('shop.price')",
-        "highwater.purge(1, now(), 1)",
+        "highwater.purge(1, now(), 1, 0)",
         "highwater.rebase()",
         "highwater.run('select 1')",
         "highwater.next_number()",

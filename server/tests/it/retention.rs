@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_server::admin::{self, EnableOptions};
+use highwater_server::admin::{self, EnableOptions, PurgeOptions};
 use highwater_testbed::until;
 
 use crate::rig::{Copy, Pull as _, Rig};
@@ -15,8 +15,31 @@ const FAMILY: &str = "create table parent (id int primary key); insert into pare
     create table other (id int primary key); insert into other values (1), (2), (3)";
 
 async fn purge(rig: &Rig, older_than: Duration, dry_run: bool) -> u64 {
+    purge_with(
+        rig,
+        PurgeOptions {
+            dry_run,
+            ..PurgeOptions::older_than(older_than)
+        },
+    )
+    .await
+}
+
+/// Purges all, and keeps so many keys.
+async fn purge_keeping(rig: &Rig, keys_max: u32) -> u64 {
+    purge_with(
+        rig,
+        PurgeOptions {
+            keys_max,
+            ..PurgeOptions::older_than(Duration::ZERO)
+        },
+    )
+    .await
+}
+
+async fn purge_with(rig: &Rig, options: PurgeOptions) -> u64 {
     let mut connection = rig.database.connect().await.unwrap();
-    let purged = admin::purge(&mut connection, older_than, dry_run).await.unwrap();
+    let purged = admin::purge(&mut connection, &options).await.unwrap();
     purged.iter().map(|purged| purged.removed).sum()
 }
 
@@ -28,6 +51,13 @@ async fn until_seen(rig: &Rig, older: usize) {
          where x < (select max(changed_xid::text::bigint)::text::xid8 from highwater.tombstone)"
     );
     until(&rig.pool, &is_seen).await;
+}
+
+/// Waits until whoever pulls has seen all that was purged.
+async fn until_purges_are_seen(rig: &Rig) {
+    let are_seen = "select count(*) = 0 from pg_snapshot_xip(pg_current_snapshot()) x
+         where x <= (select max(purged_xid::text::bigint)::text::xid8 from highwater.entity)";
+    until(&rig.pool, are_seen).await;
 }
 
 #[tokio::test]
@@ -70,6 +100,149 @@ async fn who_has_seen_the_deletions_goes_on_and_who_has_not_begins_anew() {
         assert_eq!(copy.resets, resets);
         assert_eq!(copy.rows("product"), rig.source("product", "id").await);
     }
+}
+
+/// What a caller that takes keys of purged deletions is told of them, and what it costs the others.
+#[tokio::test]
+async fn keys_of_what_was_purged_come_as_those_of_other_deletions() {
+    let rig = Rig::start(
+        "create table \"Odd table\" (\"a b\" text, n int, name text, primary key (\"a b\", n));
+         insert into \"Odd table\" select 'it''s, {\"' || g, g, 'p' from generate_series(1, 30) g",
+    )
+    .await;
+    rig.enable(&["\"Odd table\""]).await;
+    let mut behind = Copy::default();
+    behind.pull(&rig.server, 0).await;
+    let mut plain = behind.clone();
+    rig.run(
+        "delete from \"Odd table\" where n <= 5; update \"Odd table\" set deleted = true where n in (6, 7)",
+    )
+    .await;
+    // Once more, by another one, which has seen what the first has taken.
+    assert_eq!(purge_keeping(&rig, 100).await, 7);
+    rig.run(
+        "delete from \"Odd table\" where n = 8;
+         insert into \"Odd table\" select 'it''s, {\"' || g, g, 'again' from generate_series(3, 4) g;
+         update \"Odd table\" set name = 'other' where n = 20",
+    )
+    .await;
+    assert_eq!(purge_keeping(&rig, 100).await, 1);
+    until_purges_are_seen(&rig).await;
+    for limit in [0, 2] {
+        let mut copy = behind.clone();
+        copy.recount();
+        copy.pull_with_keys(&rig.server, limit).await;
+        assert_eq!((copy.resets, copy.deletes, copy.upserts), (0, 6, 3), "{limit}");
+        assert_eq!(
+            copy.rows("Odd table"),
+            rig.source("\"Odd table\"", "\"a b\", n").await
+        );
+        copy.recount();
+        copy.pull_with_keys(&rig.server, limit).await;
+        assert_eq!((copy.deletes, copy.upserts), (0, 0), "it has seen them");
+    }
+    plain.recount();
+    plain.pull(&rig.server, 0).await;
+    assert_eq!(plain.resets, 1, "who does not ask for keys begins anew");
+}
+
+#[tokio::test]
+async fn whoever_lacks_a_key_that_was_not_kept_begins_anew() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut behind = Copy::default();
+    behind.pull(&rig.server, 0).await;
+    rig.run("delete from product where id <= 3").await;
+    until_seen(&rig, 0).await;
+    let mut nearer = behind.clone();
+    nearer.pull(&rig.server, 0).await;
+    assert_eq!(purge_keeping(&rig, 3).await, 3);
+    rig.run("delete from product where id = 4").await;
+    // The latest stay.
+    assert_eq!(purge_keeping(&rig, 3).await, 1);
+    for (copy, resets) in [(&mut nearer, 0), (&mut behind, 1)] {
+        copy.recount();
+        copy.pull_with_keys(&rig.server, 0).await;
+        assert_eq!(copy.resets, resets);
+        assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    }
+    let kept = "select coalesce(sum(deletions), 0)::bigint from highwater.purged";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&rig.pool).await.unwrap();
+    assert_eq!(kept, 1);
+    // None at all.
+    rig.run("delete from product where id = 5").await;
+    assert_eq!(purge_keeping(&rig, 0).await, 1);
+    nearer.recount();
+    nearer.pull_with_keys(&rig.server, 0).await;
+    assert_eq!(nearer.resets, 1);
+    assert_eq!(nearer.rows("product"), rig.source("product", "id").await);
+}
+
+/// Keys that are forgotten, or purged, while a page of them is under way.
+#[tokio::test]
+async fn a_purge_in_the_middle_of_keys_loses_none() {
+    for keys_max in [100, 0] {
+        let rig = Rig::start(PRODUCT).await;
+        rig.enable(&["product"]).await;
+        let mut copy = Copy::default();
+        copy.pull(&rig.server, 0).await;
+        rig.run("delete from product where id <= 4").await;
+        purge_keeping(&rig, 100).await;
+        rig.run(
+            "delete from product where id in (5, 6); update product set deleted = true where id in (7, 8)",
+        )
+        .await;
+        for _ in 0..3 {
+            assert!(copy.pull_page_with_keys(&rig.server, 2).await);
+            purge_keeping(&rig, keys_max).await;
+        }
+        copy.pull_with_keys(&rig.server, 2).await;
+        assert_eq!(
+            copy.rows("product"),
+            rig.source("product", "id").await,
+            "{keys_max}"
+        );
+    }
+}
+
+/// Of keys that print otherwise in other sessions, and of what a foreign key has taken along, none are kept.
+#[tokio::test]
+async fn what_cannot_be_told_by_its_key_begins_anew() {
+    let rig = Rig::start(
+        "create table day (day date primary key); insert into day select date '2026-01-01' + g from generate_series(1, 9) g;
+         create table parent (id int primary key, above int references parent on delete cascade);
+         insert into parent values (1, null), (2, 1), (3, null); create table other (id int primary key); insert into other values (1), (2)",
+    )
+    .await;
+    rig.enable(&["day", "parent", "other"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run(
+        "update day set deleted = true where day = '2026-01-03'; delete from other where id = 1;
+         update parent set deleted = true where id <= 2",
+    )
+    .await;
+    // The first of two rows, and the other with it.
+    rig.run(
+        "select highwater.purge(number, now() + interval '1 day', 1, 100) from highwater.entity where name = 'parent'",
+    )
+    .await;
+    assert_eq!(purge_keeping(&rig, 100).await, 2);
+    until_purges_are_seen(&rig).await;
+    copy.recount();
+    copy.pull_with_keys(&rig.server, 0).await;
+    assert_eq!(copy.resets, 2, "of days and parents");
+    for (table, key) in [("day", "day"), ("parent", "id"), ("other", "id")] {
+        assert_eq!(copy.rows(table), rig.source(table, key).await, "{table}");
+    }
+    // A tombstone has its key as all sessions print it.
+    rig.run("set datestyle = 'German'; delete from day where day = '2026-01-05'; set datestyle = default; delete from parent")
+        .await;
+    purge_keeping(&rig, 100).await;
+    copy.recount();
+    copy.pull_with_keys(&rig.server, 0).await;
+    assert_eq!((copy.resets, copy.deletes), (0, 2));
+    assert_eq!(copy.rows("day"), rig.source("day", "day").await);
 }
 
 #[tokio::test]
@@ -241,7 +414,7 @@ async fn triggers_of_the_application_run_as_in_its_own_sessions() {
     rig.run("alter table audited disable trigger note; update audited set gone_at = now(); alter table audited enable trigger note;
              delete from zebra; drop table audit")
         .await;
-    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+    let purged = admin::purge(&mut connection, &PurgeOptions::older_than(Duration::ZERO))
         .await
         .unwrap();
     let stopped: Vec<&str> = purged
@@ -265,7 +438,7 @@ async fn what_live_rows_refer_to_is_named_and_stops_no_other_entity() {
     rig.run("update parent set deleted = true where id = 1; delete from other")
         .await;
     let mut connection = rig.database.connect().await.unwrap();
-    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+    let purged = admin::purge(&mut connection, &PurgeOptions::older_than(Duration::ZERO))
         .await
         .unwrap();
     let found: Vec<_> = purged
@@ -280,7 +453,7 @@ async fn what_live_rows_refer_to_is_named_and_stops_no_other_entity() {
     assert!(reason.contains("on table \"child\""), "{reason}");
     // Once nothing refers to it any more.
     rig.run("update child set parent = 2 where parent = 1").await;
-    let purged = admin::purge(&mut connection, Duration::ZERO, false)
+    let purged = admin::purge(&mut connection, &PurgeOptions::older_than(Duration::ZERO))
         .await
         .unwrap();
     assert_eq!((purged[0].removed, &purged[0].stopped), (1, &None));

@@ -254,6 +254,12 @@ pub(crate) trait Pull {
 
     /// Pulls one page, and tells whether more is to come.
     async fn pull_page(&mut self, server: &Served, limit: usize) -> bool;
+
+    /// Pulls one page as a caller that takes keys of what was purged, and tells whether more is to come.
+    async fn pull_page_with_keys(&mut self, server: &Served, limit: usize) -> bool;
+
+    /// Pulls such pages until nothing more comes.
+    async fn pull_with_keys(&mut self, server: &Served, limit: usize);
 }
 
 impl Pull for Copy {
@@ -262,15 +268,27 @@ impl Pull for Copy {
     }
 
     async fn pull_page(&mut self, server: &Served, limit: usize) -> bool {
-        let mut query = self
-            .since
-            .as_ref()
-            .map_or(String::new(), |since| format!("since={since}&"));
-        if limit > 0 {
-            query.push_str(&format!("limit={limit}"));
-        }
+        let query = query(self, limit);
         self.apply(&server.page(&query).await)
     }
+
+    async fn pull_page_with_keys(&mut self, server: &Served, limit: usize) -> bool {
+        let query = format!("{}&purged=keys", query(self, limit));
+        self.apply(&server.page(&query).await)
+    }
+
+    async fn pull_with_keys(&mut self, server: &Served, limit: usize) {
+        while self.pull_page_with_keys(server, limit).await {}
+    }
+}
+
+fn query(copy: &Copy, limit: usize) -> String {
+    let since = copy.since.as_ref();
+    let mut query = since.map_or(String::new(), |since| format!("since={since}&"));
+    if limit > 0 {
+        query.push_str(&format!("limit={limit}"));
+    }
+    query
 }
 
 /// Runs statements.

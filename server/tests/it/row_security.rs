@@ -2,7 +2,9 @@
 //! what it could not serve exactly it does not serve.
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
+use highwater_server::admin::{self, PurgeOptions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -165,6 +167,36 @@ async fn what_others_do_shows_neither_keys_nor_counts() {
         seven.metric("highwater_tombstones{entity=\"product\"}").await,
         None
     );
+}
+
+/// What was purged is in no policy, so that it is told of by a reset; also where the role may not read it.
+#[tokio::test]
+async fn keys_of_what_was_purged_are_told_to_no_limited_role() {
+    let tenants = Tenants::start(Some("tenant_id")).await;
+    tenants.limit_tombstones().await;
+    let seven = tenants.serve(0).await;
+    let mut copy = Copy::default();
+    for may_not_read in [false, true] {
+        if may_not_read {
+            let role = &tenants.roles[0];
+            tenants
+                .rig
+                .run(&format!("revoke select on highwater.purged from \"{role}\""))
+                .await;
+        }
+        copy.pull(&seven, 0).await;
+        tenants
+            .rig
+            .run("delete from product where id in (select min(id) from product group by tenant_id)")
+            .await;
+        let mut connection = tenants.rig.database.connect().await.unwrap();
+        let purge = PurgeOptions::older_than(Duration::ZERO);
+        admin::purge(&mut connection, &purge).await.unwrap();
+        copy.recount();
+        copy.pull_with_keys(&seven, 0).await;
+        assert_eq!((copy.resets, copy.deletes), (1, 0));
+        tenants.assert_holds(&copy, 7).await;
+    }
 }
 
 /// Else their keys would be told to all, and rows that left would stay.

@@ -1,9 +1,10 @@
 //! Scopes: what a caller sees of the rows that others share a table with, and what it never does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use highwater_server::ServeOptions;
+use highwater_server::admin::{self, PurgeOptions};
 use highwater_server::auth::{AuthOptions, TokenKeys, TokenOptions};
 use highwater_testbed::Copy;
 use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
@@ -164,6 +165,57 @@ async fn a_caller_sees_the_rows_of_its_scopes_and_what_has_none() {
         .await
         .unwrap();
     assert!(!copy_form.contains("p1"), "{copy_form}");
+}
+
+#[tokio::test]
+async fn keys_that_were_purged_are_told_in_their_scope_and_in_no_other() {
+    let tenants = Tenants::start().await;
+    let (first, second, both) = (of(&[1]), of(&[2]), of(&[1, 2]));
+    let mut copies = [Copy::default(), Copy::default(), Copy::default()];
+    for (copy, caller) in copies.iter_mut().zip([&first, &second, &both]) {
+        tenants.pull(copy, caller, 1000).await;
+    }
+    // 3, 6 and 9 are the first tenant's, 1 and 4 the second's.
+    tenants
+        .rig
+        .run(
+            "update product set tenant = 2 where id = 3; delete from product where id in (1, 6);
+             update product set deleted = true where id in (4, 9)",
+        )
+        .await;
+    let mut connection = tenants.rig.database.connect().await.unwrap();
+    let purge = PurgeOptions::older_than(Duration::ZERO);
+    admin::purge(&mut connection, &purge).await.unwrap();
+    let told = async |copy: &Copy, caller: &str| {
+        let query = format!("since={}&purged=keys", copy.since.clone().unwrap());
+        let told = changes(&tenants.page(&query, caller).await);
+        let one = |change: &Value| format!("{} {}", change["key"]["id"], change["reason"]);
+        told.iter().map(one).collect::<BTreeSet<_>>()
+    };
+    let expected = |told: &[&str]| {
+        told.iter()
+            .map(|told| (*told).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(
+        told(&copies[0], &first).await,
+        expected(&["3 \"out_of_scope\"", "6 \"deleted\"", "9 \"deleted\""])
+    );
+    assert_eq!(
+        told(&copies[1], &second).await,
+        expected(&["1 \"deleted\"", "3 null", "4 \"deleted\""])
+    );
+    // Where it sees the row still, nobody has lost it.
+    assert_eq!(
+        told(&copies[2], &both).await,
+        expected(&[
+            "1 \"deleted\"",
+            "3 null",
+            "4 \"deleted\"",
+            "6 \"deleted\"",
+            "9 \"deleted\""
+        ])
+    );
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use highwater_server::admin;
+use highwater_server::admin::{self, PurgeOptions};
 use highwater_testbed::until;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -65,11 +65,13 @@ async fn date_of(pool: &PgPool, sql: &str) -> String {
         .unwrap()
 }
 
-async fn purge(rig: &Rig) {
+async fn purge(rig: &Rig, keys_max: u32) {
     let mut connection = rig.database.connect().await.unwrap();
-    admin::purge(&mut connection, Duration::ZERO, false)
-        .await
-        .unwrap();
+    let options = PurgeOptions {
+        keys_max,
+        ..PurgeOptions::older_than(Duration::ZERO)
+    };
+    admin::purge(&mut connection, &options).await.unwrap();
 }
 
 #[tokio::test]
@@ -158,8 +160,12 @@ async fn a_deletion_is_told_with_its_kind_and_whether_it_was_seen() {
     // Back again, it is a row like others.
     rig.run("insert into product values (2, 'again')").await;
     is(&ask(&rig.server, Some(&after), 2).await, "changed_since", "row");
-    // And what a purge removed nothing tells of.
-    purge(&rig).await;
+    // What a purge removed is told of as long as its key is kept.
+    purge(&rig, PurgeOptions::KEYS_MAX).await;
+    is(&ask(&rig.server, Some(&before), 3).await, "deleted", "deletion");
+    is(&ask(&rig.server, Some(&after), 3).await, "deleted", "nothing");
+    rig.run("delete from product where id = 2").await;
+    purge(&rig, 0).await;
     // Writers of other tests are in flight too, and who has not seen one from before a purge begins anew.
     let is_seen = "select pg_snapshot_xmin(pg_current_snapshot()) > purged_xid from highwater.entity where name = 'product'";
     until(&rig.pool, is_seen).await;
@@ -202,7 +208,7 @@ async fn an_entity_that_begins_anew_is_told_with_its_reason() {
         .await;
     let since = cursor(&rig.server, "").await;
     rig.run("delete from product where id = 1").await;
-    purge(&rig).await;
+    purge(&rig, 0).await;
     for (id, next) in [(7, "row"), (1, "nothing")] {
         let answer = ask(&rig.server, Some(&since), id).await;
         is(&answer, "begins_anew", next);

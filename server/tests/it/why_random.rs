@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use highwater_server::admin;
+use highwater_server::admin::{self, PurgeOptions};
 use highwater_testbed::{Copy, seed};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -73,7 +73,7 @@ impl Device {
         let since = self
             .since()
             .map_or(String::new(), |since| format!("since={since}&"));
-        let query = format!("{since}limit={limit}&entity=product");
+        let query = format!("{since}limit={limit}&entity=product&purged=keys");
         let response = tenants.get(&query, &self.caller).await;
         let status = response.status();
         let page: Value = response.json().await.unwrap();
@@ -138,9 +138,11 @@ async fn what_is_said_of_a_row_is_what_the_next_pull_brings() {
         }
         if round == ROUNDS / 3 || random.random_bool(0.06) {
             let mut connection = tenants.rig.database.connect().await.unwrap();
-            admin::purge(&mut connection, Duration::ZERO, false)
-                .await
-                .unwrap();
+            let options = PurgeOptions {
+                keys_max: random.random_range(0..2 * KEYS.unsigned_abs()),
+                ..PurgeOptions::older_than(Duration::ZERO)
+            };
+            admin::purge(&mut connection, &options).await.unwrap();
         }
         for (number, device) in devices.iter_mut().enumerate() {
             if random.random_bool(0.4) {

@@ -47,6 +47,10 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
         .minimum(Some(0))
         .maximum(Some(usize::try_from(WAIT_SECONDS_MAX).unwrap_or(usize::MAX)))
         .default(Some(0.into()));
+    let purged = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["reset", "keys"]))
+        .default(Some("reset".into()));
     let more = format!(
         "The most rows in the page; above {page_rows_max} it is lowered to that. A page may hold fewer, and a \
          `reset` does not count."
@@ -69,6 +73,12 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
             .style(Some(ParameterStyle::Form))
             .explode(Some(true)),
         )
+        .parameter(query(
+            "purged",
+            "How deletions are told of that were purged before the caller saw them: `reset`, the entity begins anew; `keys`, \
+             as other deletions are, as long as their keys are kept.",
+            purged,
+        ))
         .parameter(of_entity.style(Some(ParameterStyle::Form)).explode(Some(true)))
         .parameter(query("limit", &more, limit))
         .parameter(query(

@@ -235,7 +235,9 @@ fn midway(step: Step) -> Cursor {
 /// The parts of the next page, as numbers, and whether each begins anew; then what the pull will cover.
 fn next(cursor: &Cursor, entities: &[Entity], truncated: &[i32]) -> (Vec<(i32, bool)>, Vec<Covered>) {
     let since = Since::Cursor(Box::new(cursor.clone()));
-    let plan = plan(&since, entities, &up_to(50), |number| truncated.contains(&number));
+    let plan = plan(&since, entities, &up_to(50), PurgedAs::Reset, |number| {
+        truncated.contains(&number)
+    });
     let parts = plan.parts.iter().map(|part| {
         let entity = entities.get(part.entity).expect("an entity");
         let is_under_way = part.from.is_some();
@@ -291,7 +293,7 @@ fn a_truncate_in_the_middle_ends_what_is_under_way_and_begins_what_is_not() {
 fn the_end_of_a_pull_has_seen_what_was_seen_before_and_what_it_led_to() {
     let since = |cursor: Cursor| Since::Cursor(Box::new(cursor));
     let own = Snapshot::new(Xid(60), vec![Xid(30)]);
-    let of = |since: &Since| plan(since, &[], &own, |_| false).seen_at_end();
+    let of = |since: &Since| plan(since, &[], &own, PurgedAs::Reset, |_| false).seen_at_end();
     // The page's own snapshot is all that can be seen.
     assert_eq!(of(&since(cursor())), own);
     assert_eq!(of(&Since::Nothing), own);
