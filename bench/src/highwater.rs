@@ -75,10 +75,37 @@ pub(crate) async fn enabled(stage: &Stage, data: Data) -> Result<Database> {
 
 /// Makes a table an entity.
 pub(crate) async fn enable(stage: &Stage, database: &Database, table: &str) -> Result<()> {
-    for arguments in [&["migrate"][..], &["enable", table]] {
+    enable_with(stage, database, &["enable", table]).await
+}
+
+/// Makes a table an entity, with a column as its scope.
+pub(crate) async fn enable_scoped(
+    stage: &Stage,
+    database: &Database,
+    table: &str,
+    column: &str,
+) -> Result<()> {
+    enable_with(stage, database, &["enable", table, "--scope", column]).await
+}
+
+async fn enable_with(stage: &Stage, database: &Database, enable: &[&str]) -> Result<()> {
+    for arguments in [&["migrate"][..], enable] {
         program::timed(server_program(&stage.programs.server, database, arguments)).await?;
     }
     Ok(())
+}
+
+/// Adds a key to a file of them that sees these scopes, and returns it.
+pub(crate) async fn new_key(stage: &Stage, keys: &Path, scopes: &[String]) -> Result<String> {
+    let mut command = Command::new(&stage.programs.server);
+    command
+        .args(["key", "new", "--name", "bench", "--api-keys"])
+        .arg(keys);
+    for scope in scopes {
+        command.args(["--scope", scope]);
+    }
+    plain(&mut command);
+    Ok(program::timed(command).await?.out.trim().to_owned())
 }
 
 /// Has every client fetch an entity anew.
@@ -102,9 +129,21 @@ pub(crate) async fn purge(stage: &Stage, database: &Database) -> Result<()> {
 impl Server {
     /// Starts `highwater-server serve` on a free port and waits until it says which.
     pub(crate) async fn start(stage: &Stage, database: &Database) -> Result<Self> {
+        Self::start_with(stage, database, None).await
+    }
+
+    /// The same, for callers with a key of this file.
+    pub(crate) async fn start_asking(stage: &Stage, database: &Database, keys: &Path) -> Result<Self> {
+        Self::start_with(stage, database, Some(keys)).await
+    }
+
+    async fn start_with(stage: &Stage, database: &Database, keys: Option<&Path>) -> Result<Self> {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
         let mut command = server_program(&stage.programs.server, database, &arguments);
         command.args(["--pool-size", &POOL_CONNECTIONS_MAX.to_string()]);
+        if let Some(keys) = keys {
+            command.arg("--api-keys").arg(keys);
+        }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::spawn(command).context("cannot run highwater-server")?;
         let log = process
@@ -176,7 +215,18 @@ pub(crate) fn follow(stage: &Stage, server: &str, store: &Path) -> Result<Proces
 
 /// Pulls by the clock.
 pub(crate) async fn pulled(stage: &Stage, server: &str, store: &Path) -> Result<Pulled> {
-    let ended = program::timed(pull(stage, server, store, None)).await?;
+    told_of_pull(pull(stage, server, store, None)).await
+}
+
+/// The same with a key.
+pub(crate) async fn pulled_as(stage: &Stage, server: &str, store: &Path, key: &str) -> Result<Pulled> {
+    let mut command = pull(stage, server, store, None);
+    command.env("HIGHWATER_TOKEN", key);
+    told_of_pull(command).await
+}
+
+async fn told_of_pull(command: Command) -> Result<Pulled> {
+    let ended = program::timed(command).await?;
     let told = told(&ended.out)?;
     Ok(Pulled {
         seconds: ended.seconds,

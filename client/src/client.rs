@@ -48,6 +48,8 @@ pub struct Client {
     entities: Option<Vec<EntityName>>,
     keep_deleted: bool,
     resync_spread: Duration,
+    /// See [`Pull::takes_rescoped`].
+    takes_rescoped: bool,
     observer: Observer,
     applied: broadcast::Sender<Arc<PageApplied>>,
 }
@@ -162,6 +164,7 @@ impl Client {
             retries,
             resyncs,
             shortcut: Some(&shortcut),
+            takes_rescoped: self.takes_rescoped,
             stop,
             observer: &observer,
         };

@@ -33,6 +33,9 @@ pub(crate) struct Ask {
     pub(crate) wait: Duration,
     /// Whether the pull is over once this has been answered to its end.
     pub(crate) whole: bool,
+    /// Whether a change of what the caller may see can be told by rows. What is left of an entity that was withdrawn may be
+    /// none of its business any more, which no rows tell.
+    pub(crate) takes_rescoped: bool,
 }
 
 impl Ask {
@@ -44,6 +47,7 @@ impl Ask {
             entities: wanted.map(<[EntityName]>::to_vec),
             wait: Duration::ZERO,
             whole: true,
+            takes_rescoped: false,
         }
     }
 }
@@ -85,6 +89,7 @@ pub(crate) fn next_ask(wanted: Option<&[EntityName]>, helpers: &[SyncHelper]) ->
         },
         wait: Duration::ZERO,
         whole,
+        takes_rescoped: helpers.iter().all(|helper| helper.state != State::Withdrawn),
     }
 }
 
@@ -154,6 +159,7 @@ mod tests {
             entities: entities.map(names),
             wait: Duration::ZERO,
             whole,
+            takes_rescoped: since.is_some(),
         }
     }
 
@@ -243,7 +249,11 @@ mod tests {
         gone.state = State::Withdrawn;
         gone.cursor = None;
         let store = [at("a", 7, &["a"]), gone];
-        assert_eq!(next_ask(None, &store), ask(Some("c7"), None, true));
+        let alone = Ask {
+            takes_rescoped: false,
+            ..ask(Some("c7"), None, true)
+        };
+        assert_eq!(next_ask(None, &store), alone);
     }
 
     #[test]

@@ -197,6 +197,9 @@ pub(crate) struct Pull<'a, R, S, C> {
     pub(crate) resyncs: Spread,
     /// What is tried once before entities begin anew.
     pub(crate) shortcut: Option<&'a dyn Shortcut>,
+    /// Whether a change of what the caller may see may be told by rows. Not where the store is made of a seed, which serves
+    /// no other scope than its own.
+    pub(crate) takes_rescoped: bool,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) observer: &'a (dyn Fn(Event<'_>) + Send + Sync),
 }
@@ -246,6 +249,7 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             if ask.whole && ask.held.is_empty() && course.report.pages == 0 {
                 ask.wait = self.wait;
             }
+            ask.takes_rescoped &= self.takes_rescoped;
             let whole = ask.whole;
             match self.page(&ask, &helpers, &course).await {
                 Ok(page) => {

@@ -331,6 +331,9 @@ impl Remote for HttpRemote {
             if let Some(since) = &ask.since {
                 query.append_pair("since", since.as_str());
                 query.append_pair("purged", "keys");
+                if ask.takes_rescoped {
+                    query.append_pair("rescoped", "rows");
+                }
             }
             for held in &ask.held {
                 query.append_pair("held", held.as_str());

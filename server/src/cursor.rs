@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use highwater_shared::Timestamp;
 use uuid::Uuid;
 
+use crate::scope::Remembered;
 use crate::snapshot::Snapshot;
 use codec::{Reader, Writer};
 
@@ -68,6 +69,8 @@ pub struct Cursor {
     pub source: Source,
     /// A hash of the scopes that it was made for, see [`crate::scope::Limits::hash`].
     pub scope: u64,
+    /// The scopes that `seen` holds for.
+    pub scopes: Remembered,
     /// The last byte of the log that it may stand on: who has the log beyond it has all that was
     /// seen.
     pub wal: Lsn,
@@ -174,12 +177,14 @@ impl Cursor {
         out.covered(&self.covered);
         out.date(self.last_sync_date);
         out.date(self.newest);
-        match &self.pull {
-            None => out.0.push(0),
-            Some(pull) => {
-                out.0.push(1);
-                out.pull(pull);
-            }
+        let has_scopes = !self.scopes.0.is_empty();
+        out.0
+            .push(u8::from(self.pull.is_some()) | u8::from(has_scopes) << 1);
+        if has_scopes {
+            out.scopes(&self.scopes);
+        }
+        if let Some(pull) = &self.pull {
+            out.pull(pull);
         }
         let check = crc32fast::hash(&out.0);
         out.0.extend_from_slice(&check.to_be_bytes());
@@ -222,6 +227,11 @@ impl Cursor {
             }),
             ..self.clone()
         }
+    }
+
+    /// Whether what it says to have been seen is a snapshot, and not a date.
+    pub(crate) fn is_of_a_snapshot(&self) -> bool {
+        matches!(self.seen, Seen::Snapshot(_))
     }
 
     /// Where a pull of all that is covered begins.

@@ -110,6 +110,9 @@ pub struct ScopeColumn {
     pub cast: String,
     /// That type beneath all domains and without a length, which cuts no value short.
     pub whole: String,
+    /// Whether a store can tell by its rows in which scope they lie: the column is published, and two values are the
+    /// same where they print alike.
+    pub is_told: bool,
 }
 
 impl Entity {
@@ -278,6 +281,10 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
                      where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped) as scope_cast,
     (select format_type(highwater.base_type(a.atttypid), -1) from pg_attribute a
      where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped) as scope_whole,
+    exists (select from pg_attribute a left join pg_collation l on l.oid = a.attcollation
+            where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped
+              and highwater.base_type(a.atttypid) = any ('{smallint,integer,bigint,uuid,text,varchar}'::regtype[])
+              and coalesce(l.collisdeterministic, true)) as scope_is_plain,
     c.relkind = 'r' and exists (select from pg_inherits i where i.inhparent = c.oid) as has_heirs,
     c.relpersistence = 'u' or exists (
         select from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid where l.relpersistence = 'u') as is_unlogged,
@@ -361,11 +368,17 @@ fn entity(row: &PgRow) -> Result<Entity, sqlx::Error> {
     let key_names: Vec<String> = row.try_get::<Option<_>, _>("key_names")?.unwrap_or_default();
     let key_types: Vec<String> = row.try_get::<Option<_>, _>("key_types")?.unwrap_or_default();
     let key_casts: Vec<String> = row.try_get::<Option<_>, _>("key_casts")?.unwrap_or_default();
+    let is_plain: bool = row.try_get("scope_is_plain")?;
     let scope = row
-        .try_get::<Option<_>, _>("scope_column")?
+        .try_get::<Option<String>, _>("scope_column")?
         .zip(row.try_get::<Option<_>, _>("scope_cast")?)
         .zip(row.try_get::<Option<_>, _>("scope_whole")?)
-        .map(|((column, cast), whole)| ScopeColumn { column, cast, whole });
+        .map(|((column, cast), whole)| ScopeColumn {
+            is_told: names.contains(&column) && is_plain,
+            column,
+            cast,
+            whole,
+        });
     let fault = Fault::of(row, &name, &table, &names)?;
     Ok(Entity {
         covered: Covered {

@@ -16,10 +16,10 @@ use moka::future::Cache;
 use moka::ops::compute::Op;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::entity::PurgedAs;
 use crate::node::Node;
 use crate::page::{
-    self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since, WholePage,
+    self, Asked, Format, OpenPage, Opened, Output, PageRequest, Piece, Pieces, ReadError, Since, Takes,
+    WholePage,
 };
 use crate::scope::Limits;
 use crate::snapshot::Snapshot;
@@ -78,7 +78,7 @@ pub enum Handed {
 struct Question {
     /// A cursor; nothing for a first pull.
     since: Option<String>,
-    purged: PurgedAs,
+    takes: Takes,
     entities: Asked,
     /// Who is limited shares with those alone who are limited alike.
     is_unrestricted: bool,
@@ -136,7 +136,7 @@ impl SharedPages {
         };
         let question = Question {
             since,
-            purged: request.purged,
+            takes: request.takes,
             entities: request.entities.clone(),
             is_unrestricted: request.caller.is_unrestricted(),
             limits: limits.clone(),

@@ -34,6 +34,10 @@ pub struct BlockHeader {
     pub columns: Vec<Column>,
     /// Changes whenever the entity's columns, their types or the key change.
     pub fingerprint: String,
+    /// The values that a `within` keeps, as Postgres prints them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
+    pub values: Vec<String>,
 }
 
 /// What the rows of a block say.
@@ -47,6 +51,9 @@ pub enum BlockKind {
     Delete,
     /// Whole rows, new or changed.
     Upsert,
+    /// All rows are gone whose one column does not have one of these values: what the caller may see has changed. It has
+    /// no rows.
+    Within,
     /// Keys that the cursor has not seen the last of; only in an answer to a question for digests,
     /// as all that follow.
     Changed,

@@ -110,7 +110,9 @@ impl PageParser {
                 self.state = State::Between;
                 Ok(())
             }
-            State::InBlock(BlockKind::Reset) => Err(PageError::Malformed("a reset has rows".to_owned())),
+            State::InBlock(BlockKind::Reset | BlockKind::Within) => Err(PageError::Malformed(
+                "a block has rows that may have none".to_owned(),
+            )),
             State::InBlock(_) => {
                 self.rows += 1;
                 sink.row(line).map_err(PageError::Sink)
@@ -196,6 +198,17 @@ mod tests {
             parser.push(chunk, &mut seen)?;
         }
         Ok((seen, parser.finish()?))
+    }
+
+    #[test]
+    fn what_has_no_rows_may_have_none() {
+        for kind in ["reset", "within"] {
+            let head =
+                format!(r#"{{"version":1,"entity":"a","kind":"{kind}","columns":[],"fingerprint":"f"}}"#);
+            let page = format!("{head}\n1\n\\.\n");
+            let pushed = PageParser::new().push(page.as_bytes(), &mut Seen::default());
+            assert!(matches!(pushed, Err(PageError::Malformed(_))), "{kind}");
+        }
     }
 
     #[test]

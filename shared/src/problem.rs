@@ -46,8 +46,8 @@ pub enum Code {
     InvalidLimit,
     /// 400: `wait` is not a number from 0 to 60, or not served.
     InvalidWait,
-    /// 400: `purged` is neither `reset` nor `keys`.
-    InvalidPurged,
+    /// 400: `purged` or `rescoped` has none of the values that it takes.
+    InvalidChoice,
     /// 400: `entity` is empty or not text.
     InvalidEntity,
     /// 400: `key` is no key of the entity.
@@ -95,7 +95,7 @@ impl Code {
             Self::InvalidSince => "invalid_since",
             Self::InvalidLimit => "invalid_limit",
             Self::InvalidWait => "invalid_wait",
-            Self::InvalidPurged => "invalid_purged",
+            Self::InvalidChoice => "invalid_choice",
             Self::InvalidEntity => "invalid_entity",
             Self::InvalidKey => "invalid_key",
             Self::InvalidBody => "invalid_body",
@@ -124,7 +124,7 @@ impl Code {
             Self::InvalidSince
             | Self::InvalidLimit
             | Self::InvalidWait
-            | Self::InvalidPurged
+            | Self::InvalidChoice
             | Self::InvalidEntity
             | Self::InvalidKey
             | Self::InvalidBody => 400,
@@ -187,7 +187,7 @@ mod tests {
             Code::InvalidSince,
             Code::InvalidLimit,
             Code::InvalidWait,
-            Code::InvalidPurged,
+            Code::InvalidChoice,
             Code::InvalidEntity,
             Code::InvalidKey,
             Code::InvalidBody,

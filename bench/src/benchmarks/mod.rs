@@ -11,6 +11,7 @@ mod nothing_new;
 mod polls;
 mod promotion;
 mod remote;
+mod scope_change;
 mod seed;
 mod server_cpu;
 mod small_change;
@@ -25,7 +26,7 @@ use crate::outcome::Benchmark;
 use crate::stage::Sizes;
 
 /// All of them.
-pub(crate) const ALL: [Benchmark; 15] = [
+pub(crate) const ALL: [Benchmark; 16] = [
     first_pull::BENCHMARK,
     seed::BENCHMARK,
     small_change::BENCHMARK,
@@ -36,6 +37,7 @@ pub(crate) const ALL: [Benchmark; 15] = [
     coming_back::BENCHMARK,
     verify::BENCHMARK,
     promotion::BENCHMARK,
+    scope_change::BENCHMARK,
     memory::BENCHMARK,
     server_cpu::BENCHMARK,
     flat_cost::BENCHMARK,

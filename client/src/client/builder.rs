@@ -202,6 +202,7 @@ impl ClientBuilder {
             entities: self.entities,
             keep_deleted: self.keep_deleted,
             resync_spread: self.resync_spread,
+            takes_rescoped: true,
             observer: self.observer,
             applied: broadcast::Sender::new(PAGES_BEHIND_MAX),
         }
@@ -230,6 +231,7 @@ impl Client {
             })
         };
         let trial = Self {
+            takes_rescoped: false,
             observer,
             ..self.clone()
         };
@@ -254,6 +256,7 @@ impl Client {
             entities,
             keep_deleted,
             resync_spread,
+            takes_rescoped,
             observer,
             applied,
         } = self;
@@ -264,6 +267,7 @@ impl Client {
             entities,
             keep_deleted,
             resync_spread,
+            takes_rescoped,
             observer,
             applied,
         }

@@ -334,6 +334,7 @@ async fn pull<S: Replica + Observed + Movable>(
             .with_max_times(4),
         resyncs: Spread::over(SPREAD).seeded(jitter),
         shortcut: Some(&shortcut),
+        takes_rescoped: true,
         stop: &CancellationToken::new(),
         observer: &observer,
     };

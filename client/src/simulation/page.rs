@@ -293,5 +293,6 @@ pub(super) fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader 
         },
         columns,
         fingerprint: format!("schema-{schema}"),
+        values: Vec::new(),
     }
 }

@@ -204,6 +204,7 @@ impl<'c> Mender<'c> {
             kind: BlockKind::Delete,
             columns: table.key().cloned().collect(),
             fingerprint: table.fingerprint.clone(),
+            values: Vec::new(),
         };
         let mut block = BlockWriter::deletes(self.connection, header, &table, false)?;
         let mut deletes = 0;
@@ -266,7 +267,7 @@ impl PageSink for Mender<'_> {
                 let reason = format!("{} is to begin anew", header.entity);
                 return Err(Error::PullFirst { reason });
             }
-            BlockKind::Delete | BlockKind::Part | BlockKind::Key => {
+            BlockKind::Delete | BlockKind::Within | BlockKind::Part | BlockKind::Key => {
                 return Err(Error::Malformed(
                     "it holds no rows where rows were due".to_owned(),
                 ));

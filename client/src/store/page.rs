@@ -67,6 +67,7 @@ impl PageSink for PageWriter<'_, '_> {
         trailer::check_entities(self.counts.len())?;
         match header.kind {
             BlockKind::Reset => self.reset(&header),
+            BlockKind::Within => self.within(&header),
             BlockKind::Delete | BlockKind::Upsert => {
                 self.block = Some(self.open_block(header)?);
                 Ok(())
@@ -266,6 +267,32 @@ impl<'c, 'o> PageWriter<'c, 'o> {
                 helper.state = State::Pulling;
                 helper.complete = false;
             }
+        }
+        Ok(())
+    }
+
+    /// Of the entity's rows those are left whose scope is one of these.
+    fn within(&mut self, header: &BlockHeader) -> Result<(), Error> {
+        let state = self.helpers.get(&header.entity).map(|helper| helper.state);
+        let table = Table::find(self.connection, &header.entity, Purpose::Rows)?;
+        let ([column], Some(State::Current | State::Pulling), Some(table)) =
+            (header.columns.as_slice(), state, table)
+        else {
+            return Err(Error::Malformed(format!(
+                "it tells which rows of {} are left, and there are none to tell of",
+                header.entity
+            )));
+        };
+        if !table.fits(header) {
+            return Err(Error::SchemaChanged {
+                entity: header.entity.clone(),
+            });
+        }
+        self.written.is_lost();
+        let gone = table.keep_within(self.connection, column, &header.values)?;
+        self.vanished += gone;
+        if let Some(counts) = self.counts.get_mut(&header.entity) {
+            counts.deletes += gone;
         }
         Ok(())
     }

@@ -103,6 +103,7 @@ pub(super) fn rebuild(connection: &Connection, entity: &EntityName, rows: &Table
         kind: BlockKind::Reset,
         columns: rows.columns.clone(),
         fingerprint: rows.fingerprint.clone(),
+        values: Vec::new(),
     };
     let renewal = Table::create(connection, &header, Purpose::Renewal, false)?;
     replace(connection, entity, rows, &renewal)

@@ -1,10 +1,11 @@
 //! Tables of entities: which are Highwater's, what they look like, and whether a page fits them.
 
-use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName};
+use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName, copy_text};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::renew::{self, Renewed};
 use super::table_sql::quoted;
+use super::value::{self, NotAValue};
 use crate::error::Error;
 
 /// The column that `--keep-deleted` adds.
@@ -131,6 +132,7 @@ impl Table {
         self.fingerprint == header.fingerprint
             && match header.kind {
                 BlockKind::Reset | BlockKind::Upsert => self.columns == header.columns,
+                BlockKind::Within => header.columns.iter().all(|column| self.columns.contains(column)),
                 // These hold no rows.
                 BlockKind::Changed | BlockKind::Part | BlockKind::Key => true,
                 // A deletion has no more than the key's columns, which are found by name.
@@ -191,6 +193,31 @@ impl Table {
     pub(super) fn clear(&self, connection: &Connection) -> Result<(), Error> {
         connection.execute_batch(&format!("delete from main.{}", quoted(&self.name)))?;
         Ok(())
+    }
+
+    /// Removes the rows that do not have one of these values in a column of theirs, and tells how many they were.
+    pub(super) fn keep_within(
+        &self,
+        connection: &Connection,
+        column: &Column,
+        values: &[String],
+    ) -> Result<u64, Error> {
+        let name = quoted(&column.name);
+        let places = vec!["?"; values.len()].join(", ");
+        let sql = format!(
+            "delete from main.{} where {name} is null or {name} not in ({places})",
+            quoted(&self.name)
+        );
+        let mut statement = connection.prepare(&sql)?;
+        for (index, printed) in (1..).zip(values) {
+            let mut field = Vec::new();
+            copy_text::escape_into(printed.as_bytes(), &mut field);
+            let value = value::read(column.value_kind(), Some(&field)).map_err(|NotAValue| {
+                Error::Malformed(format!("{printed:?} is not a {}", column.type_name))
+            })?;
+            statement.raw_bind_parameter(index, value)?;
+        }
+        Ok(statement.raw_execute()? as u64)
     }
 
     /// Whether the table was made with a column of this name.

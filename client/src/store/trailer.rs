@@ -84,6 +84,7 @@ mod tests {
             entities: None,
             wait: Duration::ZERO,
             whole: true,
+            takes_rescoped: false,
         };
         match check(&trailer, &ask, entities) {
             Ok(()) => false,

@@ -78,7 +78,7 @@ impl PageSink for Received {
         match header.kind {
             BlockKind::Reset => of.begins_anew = true,
             BlockKind::Changed | BlockKind::Part | BlockKind::Key => {}
-            BlockKind::Delete | BlockKind::Upsert => {
+            BlockKind::Delete | BlockKind::Upsert | BlockKind::Within => {
                 return Err(Error::Malformed(
                     "it holds rows where digests were due".to_owned(),
                 ));

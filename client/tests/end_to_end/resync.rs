@@ -266,6 +266,24 @@ async fn rows_of_a_scope_that_was_taken_away_leave_and_no_others_come() {
             (json!(100), json!(0))
         ]
     );
+    // A seed serves no other scope than its own.
+    let seed = rig.store("till.seed");
+    let mut command = client("seed", &store);
+    command.arg("--out").arg(&seed);
+    assert!(output(command).await.status.success());
+    let arguments = [
+        "--token-file",
+        token.to_str().unwrap(),
+        "--seed",
+        seed.to_str().unwrap(),
+    ];
+    for (key, is_refused, rows) in [(&keys[0], false, 0), (&keys[1], true, 1900)] {
+        std::fs::write(&token, key).unwrap();
+        let begun = pulled(&url, &rig.store(&format!("begun{rows}.db")), &arguments).await;
+        let reason = begun["seed"]["refused"].as_str().unwrap_or_default();
+        assert_eq!(reason.contains("another scope"), is_refused, "{begun}");
+        assert_eq!(begun["rows"], rows, "{begun}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

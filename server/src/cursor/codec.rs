@@ -1,9 +1,12 @@
 //! The binary form of a cursor's parts.
 
+use std::collections::BTreeMap;
+
 use highwater_shared::Timestamp;
 use uuid::Uuid;
 
 use super::{After, Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
+use crate::scope::Remembered;
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
 /// The most entities, or key columns, that a cursor may name.
@@ -47,6 +50,17 @@ impl Writer {
         for entity in covered {
             self.number(u64::from(entity.number.cast_unsigned()));
             self.number(entity.incarnation);
+        }
+    }
+
+    pub(super) fn scopes(&mut self, scopes: &Remembered) {
+        self.number(scopes.0.len() as u64);
+        for (number, hashes) in &scopes.0 {
+            self.number(u64::from(number.cast_unsigned()));
+            self.number(hashes.len() as u64);
+            for hash in hashes {
+                self.0.extend_from_slice(&hash.to_be_bytes());
+            }
         }
     }
 
@@ -162,6 +176,27 @@ impl Reader<'_> {
             .collect()
     }
 
+    fn scopes(&mut self) -> Option<Remembered> {
+        let mut scopes = BTreeMap::new();
+        let mut last = None;
+        for _ in 0..self.length()? {
+            let number = self.small()?.cast_signed();
+            // Each entity once, in the order of their numbers.
+            if last.is_some_and(|last| last >= number) {
+                return None;
+            }
+            last = Some(number);
+            let count = self.length()?;
+            let hashes = (0..count).map(|_| {
+                let (hash, rest) = self.0.split_first_chunk()?;
+                self.0 = rest;
+                Some(u64::from_be_bytes(*hash))
+            });
+            scopes.insert(number, hashes.collect::<Option<_>>()?);
+        }
+        Some(Remembered(scopes))
+    }
+
     fn pull(&mut self) -> Option<Pull> {
         let target = self.snapshot()?;
         let pulled = self.covered()?;
@@ -214,14 +249,20 @@ impl Reader<'_> {
         let covered = self.covered()?;
         let last_sync_date = self.date()?;
         let newest = self.date()?;
-        let pull = match self.byte()? {
-            0 => None,
-            1 => Some(self.pull()?),
+        let follow = self.byte()?;
+        let scopes = match follow & 2 {
+            0 => Remembered::default(),
+            _ => self.scopes().filter(|scopes| !scopes.0.is_empty())?,
+        };
+        let pull = match follow {
+            0 | 2 => None,
+            1 | 3 => Some(self.pull()?),
             _ => return None,
         };
         Some(Cursor {
             source,
             scope,
+            scopes,
             wal,
             seen,
             covered,

@@ -24,7 +24,8 @@ fn pulls() -> impl Strategy<Value = Pull> {
         Just(Step::Anew),
         Just(Step::Tombstones),
         Just(Step::Flagged),
-        Just(Step::Rows)
+        Just(Step::Rows),
+        Just(Step::Purged)
     ];
     let key = proptest::collection::vec("[^\0]{0,9}", 0..4);
     let after = proptest::option::of((any::<u64>(), key).prop_map(|(order, key)| After { order, key }));
@@ -50,11 +51,20 @@ fn cursors() -> impl Strategy<Value = Cursor> {
         own_id: Uuid::from_u128(c),
         timeline: d,
     });
-    let rest = (any::<u64>(), any::<u64>(), dates(), dates());
+    let scopes =
+        proptest::collection::btree_map(any::<i32>(), proptest::collection::vec(any::<u64>(), 0..4), 0..3);
+    let rest = (
+        any::<u64>(),
+        scopes.prop_map(Remembered),
+        any::<u64>(),
+        dates(),
+        dates(),
+    );
     (source, seen, covered(), rest, proptest::option::of(pulls())).prop_map(
-        |(source, seen, covered, (scope, wal, date, newest), pull)| Cursor {
+        |(source, seen, covered, (scope, scopes, wal, date, newest), pull)| Cursor {
             source,
             scope,
+            scopes,
             wal: Lsn(wal),
             seen,
             covered,
@@ -132,6 +142,7 @@ fn cursor() -> Cursor {
             timeline: 4,
         },
         scope: 5,
+        scopes: Remembered::default(),
         wal: Lsn(100),
         seen: Seen::Snapshot(Snapshot::new(Xid(50), vec![Xid(40)])),
         covered: vec![covered(7), covered(3)],

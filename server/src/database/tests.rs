@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cursor::{Position, Pull, Seen, Step};
+use crate::scope::Remembered;
 use highwater_shared::Timestamp;
 
 /// A page that was read later than its target has left out what had changed by then. A node that has
@@ -27,6 +28,7 @@ fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_
     let settled = Cursor {
         source,
         scope: 0,
+        scopes: Remembered::default(),
         wal: Lsn(100),
         seen: Seen::Snapshot(snapshot("10:10:")),
         covered: Vec::new(),

@@ -6,6 +6,7 @@ use crate::caller::Grant;
 use crate::cursor::{Cursor, Lsn, Seen, Source};
 use crate::metrics::Metrics;
 use crate::page::{Asked, Since};
+use crate::scope::Remembered;
 use crate::snapshot::Snapshot;
 
 fn fleet(known_max: usize) -> Fleet {
@@ -37,6 +38,7 @@ fn cursor() -> Since {
             timeline: 1,
         },
         scope: 0,
+        scopes: Remembered::default(),
         wal: Lsn(1),
         seen: Seen::Snapshot(Snapshot::nothing()),
         covered: Vec::new(),

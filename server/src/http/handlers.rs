@@ -25,7 +25,10 @@ use crate::fleet::{Visit, Waiting};
 use crate::limit::Limit;
 use crate::live::{self, Answer};
 use crate::metrics::Origin;
-use crate::page::{self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pieces, ReadError, WholePage};
+use crate::page::{
+    self, Format, MOVED, OpenPage, Output, PageRequest, Piece, Pieces, ReadError, Takes, WholePage,
+};
+use crate::scope::RescopedAs;
 use crate::turns::Turn;
 
 /// Pieces that wait for the reader of a response before the page waits for it.
@@ -63,7 +66,14 @@ pub(super) async fn changes(
     let request = PageRequest {
         since: parameters.since,
         held: parameters.held,
-        purged: parameters.purged,
+        takes: Takes {
+            // Only blocks can say which rows are left.
+            rescoped: match format {
+                Format::Copy => parameters.takes.rescoped,
+                Format::Json => RescopedAs::Resync,
+            },
+            ..parameters.takes
+        },
         entities: asked,
         caller,
         limit: parameters.limit,

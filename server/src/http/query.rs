@@ -9,7 +9,8 @@ use url::form_urlencoded;
 use super::problem::Refusal;
 use crate::cursor::Cursor;
 use crate::entity::PurgedAs;
-use crate::page::{PAGE_ROWS, Since};
+use crate::page::{PAGE_ROWS, Since, Takes};
+use crate::scope::RescopedAs;
 
 /// The longest that a caller may ask to be held, in seconds.
 pub(super) const WAIT_SECONDS_MAX: u64 = 60;
@@ -25,7 +26,7 @@ pub(super) struct Parameters<'q> {
     pub(super) since_text: Cow<'q, str>,
     /// Other cursors that the caller's rows go by.
     pub(super) held: Vec<Cursor>,
-    pub(super) purged: PurgedAs,
+    pub(super) takes: Takes,
     pub(super) entities: Option<Vec<EntityName>>,
     pub(super) limit: u64,
     pub(super) wait: Duration,
@@ -37,7 +38,7 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
         since: Since::Nothing,
         since_text: Cow::Borrowed(""),
         held: Vec::new(),
-        purged: PurgedAs::Reset,
+        takes: Takes::default(),
         entities: None,
         limit: PAGE_ROWS.min(page_rows_max),
         wait: Duration::ZERO,
@@ -53,7 +54,14 @@ pub(super) fn parse(query: Option<&str>, page_rows_max: u64) -> Result<Parameter
                 return Err(Refusal::new(Code::InvalidSince, detail));
             }
             "held" => parameters.held.push(held(&value)?),
-            "purged" => parameters.purged = purged(&value)?,
+            "purged" => {
+                let choices = [("reset", PurgedAs::Reset), ("keys", PurgedAs::Keys)];
+                parameters.takes.purged = choice(&name, &value, choices)?;
+            }
+            "rescoped" => {
+                let choices = [("resync", RescopedAs::Resync), ("rows", RescopedAs::Rows)];
+                parameters.takes.rescoped = choice(&name, &value, choices)?;
+            }
             "entity" => parameters
                 .entities
                 .get_or_insert_default()
@@ -78,15 +86,13 @@ fn held(value: &str) -> Result<Cursor, Refusal> {
     })
 }
 
-fn purged(value: &str) -> Result<PurgedAs, Refusal> {
-    match value {
-        "keys" => Ok(PurgedAs::Keys),
-        "reset" => Ok(PurgedAs::Reset),
-        _ => {
-            let detail = format!("purged: {value:?} is neither `keys` nor `reset`");
-            Err(Refusal::new(Code::InvalidPurged, detail))
-        }
-    }
+fn choice<T: Copy>(name: &str, value: &str, choices: [(&str, T); 2]) -> Result<T, Refusal> {
+    let [(first, _), (second, _)] = choices;
+    let chosen = choices.iter().find(|(choice, _)| *choice == value);
+    chosen.map(|(_, choice)| *choice).ok_or_else(|| {
+        let detail = format!("{name}: {value:?} is neither `{first}` nor `{second}`");
+        Refusal::new(Code::InvalidChoice, detail)
+    })
 }
 
 fn entities(value: &str) -> Result<Vec<EntityName>, Refusal> {

@@ -16,11 +16,11 @@ use super::digests_sql::{self as sql, Digested, Encoding};
 use super::open::{LAGS, OpenPage, Opened, refused};
 use super::rows::Budget;
 use super::send;
-use super::{Asked, Format, Output, PageRequest, ReadError, Since};
+use super::{Asked, Format, Output, PageRequest, ReadError, Since, Takes};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{LogEnd, is_no_value};
-use crate::entity::{Entity, PurgedAs};
+use crate::entity::Entity;
 use crate::limit::PageBounds;
 use crate::node::Node;
 use crate::quoting::NulInText;
@@ -66,7 +66,7 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
     let request = PageRequest {
         since,
         held: Vec::new(),
-        purged: PurgedAs::Reset,
+        takes: Takes::default(),
         entities: Asked::These(names),
         caller: asked.caller.clone(),
         limit: 0,

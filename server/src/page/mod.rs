@@ -33,6 +33,7 @@ use crate::cursor::{Covered, Cursor, CursorError};
 use crate::database::sqlstate;
 use crate::entity::{Fault, PurgedAs};
 use crate::limit::{Limit, PageBounds};
+use crate::scope::RescopedAs;
 
 pub(crate) use conditions::{RowKey, in_scopes, purged_of, tombstones_of};
 pub use digests::{DigestsAsked, OpenDigests, open_digests};
@@ -106,8 +107,8 @@ pub struct PageRequest {
     pub since: Since,
     /// Later cursors that some of its rows go by. Whoever lacks what they have seen cannot answer.
     pub held: Vec<Cursor>,
-    /// How deletions are told of that were purged.
-    pub purged: PurgedAs,
+    /// What it takes in place of rows anew.
+    pub takes: Takes,
     /// The entities wanted.
     pub entities: Asked,
     /// Who asks, and so which rows of them may be seen.
@@ -118,6 +119,15 @@ pub struct PageRequest {
     pub bounds: PageBounds,
     /// The form wanted.
     pub format: Format,
+}
+
+/// What a caller takes in place of all rows anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Takes {
+    /// How it is told of deletions that were purged.
+    pub purged: PurgedAs,
+    /// How it is told that it may see other rows than before.
+    pub rescoped: RescopedAs,
 }
 
 /// Which entities are asked for.

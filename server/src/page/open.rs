@@ -8,14 +8,14 @@ use sqlx::AssertSqlSafe;
 use super::delta::{self, Delta};
 use super::plan::{self, Evidence, Plan, Standing};
 use super::probe::{self, Probed};
-use super::{Asked, PageRequest, ReadError, Since};
+use super::{Asked, PageRequest, ReadError, Since, Takes};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
 use crate::database::{Connection, LogEnd, Moment, sqlstate};
 use crate::entity::{Entity, PurgedAs};
 use crate::node::Node;
 use crate::samples;
-use crate::scope::Limits;
+use crate::scope::{Limits, RescopedAs};
 use crate::snapshot::{Snapshot, Xid};
 use crate::{timeline, unprepared};
 
@@ -57,7 +57,7 @@ impl OpenPage {
         let holds_any = |part: &plan::Part| {
             let entity = self.entities.get(part.entity);
             let delta = entity.and_then(|entity| self.delta.get(&entity.covered.number));
-            part.anew || !part.purged.is_empty() || delta.is_some_and(Delta::holds_any)
+            part.tells_more() || delta.is_some_and(Delta::holds_any)
         };
         self.plan.fresh && !self.plan.parts.iter().any(holds_any)
     }
@@ -115,11 +115,12 @@ async fn begin(
     request: &PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
     let (since, asked) = (&request.since, &request.entities);
-    let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.purged).await?;
+    let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.takes).await?;
     let mut standing = standing?;
     for held in &request.held {
         let evidence = evidence(connection, held, &look.moment).await?;
-        if plan::check_cursor(held, &look.moment, &evidence, &look.limits)? == Standing::Behind {
+        let held = plan::check_cursor(held, &look.moment, &evidence, &look.limits, RescopedAs::Resync)?;
+        if held == Standing::Behind {
             standing = Standing::Behind;
         }
     }
@@ -137,7 +138,7 @@ async fn begin(
         tracing::warn!(%fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
-    let plan = look.plan(since, request.purged);
+    let plan = look.plan(since, request.takes.purged);
     Ok(Ok((look, plan)))
 }
 
@@ -148,16 +149,21 @@ pub(super) async fn stand(
     since: &Since,
     asked: &Asked,
     caller: &Caller,
-    purged: PurgedAs,
+    takes: Takes,
 ) -> Result<(Look, Result<Standing, ReadError>), ReadError> {
     let (seen, covered) = plan::seen(since);
-    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered, purged);
+    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered, takes.purged);
     let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
     let evidence = match since {
         Since::Cursor(cursor) => evidence(connection, cursor, &look.moment).await?,
         Since::Nothing | Since::Date(_) => Evidence::default(),
     };
-    let standing = plan::check(since, &look.moment, &evidence, &look.limits);
+    let can_tell = |entity: &Entity| entity.scope.as_ref().is_none_or(|scope| scope.is_told);
+    let rescoped = match takes.rescoped {
+        RescopedAs::Rows if look.entities.iter().all(can_tell) => RescopedAs::Rows,
+        RescopedAs::Rows | RescopedAs::Resync => RescopedAs::Resync,
+    };
+    let standing = plan::check(since, &look.moment, &evidence, &look.limits, rescoped);
     Ok((look, standing))
 }
 
@@ -174,7 +180,8 @@ pub(crate) struct Look {
 impl Look {
     /// Plans what a page sends of it, and leaves out of the delta what that page does not.
     pub(super) fn plan(&mut self, since: &Since, purged: PurgedAs) -> Plan {
-        let plan = plan::plan(since, &self.entities, &self.moment.snapshot, purged, |number| {
+        let own = &self.moment.snapshot;
+        let plan = plan::plan(since, &self.entities, own, &self.limits, purged, |number| {
             self.is_truncated(number)
         });
         // What the target has not seen belongs to the next round.

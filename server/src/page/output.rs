@@ -147,6 +147,18 @@ impl Output {
         }
     }
 
+    /// Says that of the entity's rows those are left whose scope is one of these. Only blocks can say it.
+    pub(super) async fn within(&mut self, entity: &Entity, scopes: &[String]) -> Result<(), ReadError> {
+        let header = BlockHeader {
+            values: scopes.to_vec(),
+            ..block_header(entity, BlockKind::Within)
+        };
+        let mut line = json(&header)?;
+        line.push(b'\n');
+        self.write(&line).await?;
+        self.end_of_block().await
+    }
+
     /// Begins the lines of a block.
     pub(super) fn begin_block(&mut self, entity: &Entity, kind: BlockKind) -> Result<(), ReadError> {
         if self.format == Format::Copy {
@@ -295,15 +307,20 @@ fn end(format: Format, trailer: &Trailer) -> Result<Vec<u8>, ReadError> {
 
 /// The header line of a block.
 fn header(entity: &Entity, kind: BlockKind) -> Result<Vec<u8>, ReadError> {
-    let mut line = json(&BlockHeader {
+    let mut line = json(&block_header(entity, kind))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn block_header(entity: &Entity, kind: BlockKind) -> BlockHeader {
+    BlockHeader {
         version: BLOCK_VERSION,
         entity: entity.name.clone(),
         kind,
         columns: columns(entity, kind),
         fingerprint: entity.fingerprint.clone(),
-    })?;
-    line.push(b'\n');
-    Ok(line)
+        values: Vec::new(),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, ReadError> {

@@ -12,7 +12,7 @@ use super::{ReadError, Since};
 use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
 use crate::entity::{Entity, Hidden, PurgedAs};
-use crate::scope::Limits;
+use crate::scope::{Limits, Rescoped, RescopedAs};
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
 /// What is said where a database was restored or copied, and its rows bear ids of another.
@@ -62,25 +62,52 @@ pub(super) struct Part {
     pub(super) from: Option<Position>,
     /// Where keys lie of deletions that were purged and that the caller has not seen.
     pub(super) purged: Vec<Range>,
+    /// What has become of the scopes in which the caller has seen something.
+    pub(super) rescoped: Rescoped,
 }
 
 impl Part {
     /// All of an entity's part.
-    fn new(place: usize, entity: &Entity, anew: bool, seen: &Seen) -> Self {
-        let purged = match (&entity.purged, seen) {
-            (Some(purged), Seen::Snapshot(seen)) if !anew => purged.hidden_from(seen),
+    fn new(place: usize, entity: &Entity, anew: bool, since: &Since, limits: &Limits) -> Self {
+        match since {
+            Since::Cursor(cursor) => Self::of_cursor(place, entity, anew, cursor, limits),
+            Since::Nothing | Since::Date(_) => Self::plain(place, anew),
+        }
+    }
+
+    fn plain(place: usize, anew: bool) -> Self {
+        Self {
+            entity: place,
+            anew,
+            from: None,
+            purged: Vec::new(),
+            rescoped: Rescoped::default(),
+        }
+    }
+
+    fn of_cursor(place: usize, entity: &Entity, anew: bool, cursor: &Cursor, limits: &Limits) -> Self {
+        if anew {
+            return Self::plain(place, anew);
+        }
+        let purged = match (&entity.purged, &cursor.seen) {
+            (Some(purged), Seen::Snapshot(seen)) => purged.hidden_from(seen),
             _ => Vec::new(),
         };
         let range = |hidden| match hidden {
             Hidden::Xid(xid) => Range::Xid(xid),
             Hidden::From(xid) => Range::From(xid),
         };
+        let number = entity.covered.number;
         Self {
-            entity: place,
-            anew,
-            from: None,
             purged: purged.into_iter().map(range).collect(),
+            rescoped: cursor.scopes.rescoped(number, limits.of(number)),
+            ..Self::plain(place, anew)
         }
+    }
+
+    /// Whether more is to be told than what has changed.
+    pub(super) fn tells_more(&self) -> bool {
+        self.anew || !self.purged.is_empty() || self.rescoped != Rescoped::default()
     }
 }
 
@@ -118,6 +145,7 @@ pub(crate) fn check(
     moment: &Moment,
     evidence: &Evidence,
     limits: &Limits,
+    rescoped: RescopedAs,
 ) -> Result<Standing, ReadError> {
     if moment.moved {
         return Err(ReadError::Unavailable(MOVED.to_owned()));
@@ -128,7 +156,7 @@ pub(crate) fn check(
         )));
     }
     match since {
-        Since::Cursor(cursor) => check_cursor(cursor, moment, evidence, limits),
+        Since::Cursor(cursor) => check_cursor(cursor, moment, evidence, limits, rescoped),
         Since::Nothing | Since::Date(_) => Ok(Standing::Level),
     }
 }
@@ -139,6 +167,7 @@ pub(super) fn check_cursor(
     moment: &Moment,
     evidence: &Evidence,
     limits: &Limits,
+    rescoped: RescopedAs,
 ) -> Result<Standing, ReadError> {
     let resync = |reason, earlier| Err(ReadError::Resync { reason, earlier });
     let another = resync(ResyncReason::SourceChanged, false);
@@ -149,7 +178,13 @@ pub(super) fn check_cursor(
     if source != moment.source {
         return another;
     }
-    if cursor.scope != limits.hash(cursor.entities()) {
+    let is_rescoped = cursor.scope != limits.hash(cursor.entities());
+    // What was begun to be told by rows is told so to the end, and of one change at a time.
+    let is_begun = cursor.pull.is_some() && !limits.is_as(&cursor.scopes);
+    let is_told = rescoped == RescopedAs::Rows
+        && limits.follows(&cursor.scopes, cursor.entities())
+        && cursor.is_of_a_snapshot();
+    if is_rescoped && (cursor.pull.is_some() || !is_told) || is_begun && !is_told {
         return resync(ResyncReason::ScopeChanged, false);
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });
@@ -189,6 +224,7 @@ pub(super) fn plan(
     since: &Since,
     entities: &[Entity],
     own: &Snapshot,
+    limits: &Limits,
     purged: PurgedAs,
     is_truncated: impl Fn(i32) -> bool,
 ) -> Plan {
@@ -198,9 +234,10 @@ pub(super) fn plan(
     if let Since::Cursor(cursor) = since
         && let Some(pull) = &cursor.pull
     {
-        return go_on(cursor, pull, entities, begins_anew);
+        return go_on(cursor, pull, entities, limits, begins_anew);
     }
-    let begin = |(place, entity): (usize, &Entity)| Part::new(place, entity, begins_anew(entity), &seen);
+    let begin =
+        |(place, entity): (usize, &Entity)| Part::new(place, entity, begins_anew(entity), since, limits);
     Plan {
         parts: entities.iter().enumerate().map(begin).collect(),
         seen: seen.clone(),
@@ -211,7 +248,13 @@ pub(super) fn plan(
 }
 
 /// Plans a later page of a pull.
-fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity], begins_anew: impl Fn(&Entity) -> bool) -> Plan {
+fn go_on(
+    cursor: &Cursor,
+    pull: &Pull,
+    entities: &[Entity],
+    limits: &Limits,
+    begins_anew: impl Fn(&Entity) -> bool,
+) -> Plan {
     let Pull {
         target,
         pulled,
@@ -243,7 +286,7 @@ fn go_on(cursor: &Cursor, pull: &Pull, entities: &[Entity], begins_anew: impl Fn
             let anew = if begun { position.step == Step::Anew } else { anew };
             plan.parts.push(Part {
                 from: begun.then(|| position.clone()),
-                ..Part::new(place, entity, anew, &cursor.seen)
+                ..Part::of_cursor(place, entity, anew, cursor, limits)
             });
         }
     }

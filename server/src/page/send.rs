@@ -17,6 +17,7 @@ use crate::entity::{Entity, Fault};
 use crate::limit::Limit;
 use crate::node::Node;
 use crate::samples::Samples;
+use crate::scope::Remembered;
 use crate::snapshot::Xid;
 
 /// Postgres' code for bytes that are no text.
@@ -81,6 +82,9 @@ impl OpenPage {
             for (step, scopes) in steps(part, self.delta.get(&number), all) {
                 if step == Step::Anew && part.from.is_none() {
                     out.reset(entity).await?;
+                }
+                if step == Step::Tombstones && part.from.is_none() && part.rescoped.lost {
+                    out.within(entity, all.unwrap_or_default()).await?;
                 }
                 out.begin_block(entity, sql::kind(step))?;
                 for (place, ranges) in scopes {
@@ -205,9 +209,15 @@ impl OpenPage {
             }
             None => (Seen::Snapshot(self.plan.seen_at_end()), pulled.clone(), None),
         };
+        // In the middle of a pull it goes on from what was seen in the scopes from before.
+        let before = match &self.request.since {
+            Since::Cursor(cursor) if pull.is_some() => cursor.scopes.clone(),
+            _ => Remembered::default(),
+        };
         let mut cursor = Cursor {
             source: self.moment.source,
             scope: 0,
+            scopes: Remembered::default(),
             wal: self.moment.stands_on().max(stood_on),
             seen,
             covered,
@@ -216,6 +226,7 @@ impl OpenPage {
             pull,
         };
         cursor.scope = self.limits.hash(cursor.entities());
+        cursor.scopes = before.with(self.limits.remembered(cursor.entities()));
         Trailer {
             next: cursor.encode(),
             more,
@@ -252,21 +263,30 @@ pub(super) fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String
         );
         return vec![(Step::Anew, walk)];
     }
-    let walk = |of: fn(&ScopeDelta) -> &Vec<Range>| {
+    // Of a scope that was added nothing is there yet.
+    let added = &part.rescoped.added;
+    let walk = |of: fn(&ScopeDelta) -> &Vec<Range>| -> Walk {
         let scopes = delta.into_iter().flat_map(|delta| &delta.scopes);
+        let scopes = scopes.filter(|(place, _)| !added.contains(place));
         scopes.map(|(place, delta)| (*place, of(delta).clone())).collect()
     };
+    let mut rows = walk(|delta| &delta.rows);
+    rows.extend(added.iter().map(|place| (*place, vec![Range::From(Xid(0))])));
+    rows.sort_by_key(|(place, _)| *place);
     let from = part.from.as_ref().map_or(Step::Tombstones, |from| from.step);
     let scopes = if part.purged.is_empty() {
         0
     } else {
         limited.map_or(1, <[String]>::len)
     };
-    let purged = (0..scopes).map(|place| (place, part.purged.clone())).collect();
+    let purged = (0..scopes)
+        .filter(|place| !added.contains(place))
+        .map(|place| (place, part.purged.clone()));
+    let purged = purged.collect();
     [
         (Step::Tombstones, walk(|delta| &delta.tombstones)),
         (Step::Flagged, walk(|delta| &delta.flagged)),
-        (Step::Rows, walk(|delta| &delta.rows)),
+        (Step::Rows, rows),
         (Step::Purged, purged),
     ]
     .into_iter()

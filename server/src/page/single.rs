@@ -11,15 +11,19 @@ use super::open::{self, LAGS, Look};
 use super::plan::{self, Part, Plan, Standing};
 use super::send::{self, Entry};
 use super::sql;
-use super::{Asked, Format, ReadError, Since};
+use super::{Asked, Format, ReadError, Since, Takes};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{Connection, Moment};
 use crate::entity::{Entity, PurgedAs};
 use crate::node::Node;
+use crate::scope::RescopedAs;
 
-/// How devices have themselves told of purged deletions.
-const PURGED_AS: PurgedAs = PurgedAs::Keys;
+/// What devices take in place of all rows anew. That their scopes have changed is worth saying.
+const TAKES: Takes = Takes {
+    purged: PurgedAs::Keys,
+    rescoped: RescopedAs::Resync,
+};
 
 /// One entity for one caller, whose transaction stands.
 #[derive(Debug)]
@@ -65,7 +69,7 @@ async fn begin(
     entity: EntityName,
 ) -> Result<(Look, Option<ResyncReason>), ReadError> {
     let asked = Asked::These(vec![entity]);
-    let (look, standing) = open::stand(connection, node, since, &asked, caller, PURGED_AS).await?;
+    let (look, standing) = open::stand(connection, node, since, &asked, caller, TAKES).await?;
     let resync = match standing {
         Ok(Standing::Level) => None,
         Ok(Standing::Behind) => return Err(ReadError::Unavailable(LAGS.to_owned())),
@@ -114,7 +118,7 @@ impl Single {
             Some(_) => Since::Nothing,
             None => self.since.clone(),
         };
-        let plan = self.look.plan(&since, PURGED_AS);
+        let plan = self.look.plan(&since, TAKES.purged);
         let mut rounds = vec![self.round(&plan, &since, key).await?];
         if let (false, Since::Cursor(cursor)) = (plan.fresh, &since) {
             let seen = Seen::Snapshot(plan.seen_at_end());
@@ -125,7 +129,7 @@ impl Single {
                 pull: None,
                 ..(**cursor).clone()
             }));
-            let plan = self.look.plan(&next, PURGED_AS);
+            let plan = self.look.plan(&next, TAKES.purged);
             rounds.push(self.round(&plan, &next, key).await?);
         }
         Ok(rounds)
@@ -145,7 +149,7 @@ impl Single {
         for part in &plan.parts {
             if part.anew && part.from.is_none() {
                 let entity = self.entity()?;
-                let reason = entity.anew_reason(&seen, covered, PURGED_AS);
+                let reason = entity.anew_reason(&seen, covered, TAKES.purged);
                 round.anew = reason.or(Some(AnewReason::Truncated));
             }
             // What comes later holds.

@@ -9,12 +9,11 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Since};
+use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Since, Takes};
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
 use crate::database::Connection;
-use crate::entity::PurgedAs;
 use crate::limit::{Limit, PageBounds, TransactionBounds};
 use crate::node::Node;
 use crate::samples::Samples;
@@ -27,7 +26,7 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
     let request = PageRequest {
         since,
         held: Vec::new(),
-        purged: PurgedAs::Reset,
+        takes: Takes::default(),
         entities: Asked::All,
         caller: Caller::anyone(),
         limit: PAGE_ROWS,
@@ -104,7 +103,7 @@ async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
         since: Since::Nothing,
         held: Vec::new(),
-        purged: PurgedAs::Reset,
+        takes: Takes::default(),
         entities: Asked::All,
         caller: Caller::anyone(),
         limit,

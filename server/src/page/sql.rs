@@ -255,6 +255,15 @@ pub(super) fn columns(entity: &Entity, kind: BlockKind) -> Vec<Column> {
         BlockKind::Delete => key
             .chain([changed_date, own("reason", "text", ColumnRole::Reason)])
             .collect(),
+        BlockKind::Within => {
+            let is_scope = |column: &&Column| {
+                entity
+                    .scope
+                    .as_ref()
+                    .is_some_and(|scope| scope.column == column.name)
+            };
+            entity.columns.iter().filter(is_scope).cloned().collect()
+        }
         BlockKind::Changed => key.collect(),
         BlockKind::Key => key.chain([digest]).collect(),
         BlockKind::Part => {

@@ -4,9 +4,9 @@ use super::*;
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::{Cursor, Seen};
-use crate::entity::PurgedAs;
 use crate::limit::PageBounds;
-use crate::page::{Format, PageRequest, Since};
+use crate::page::{Format, PageRequest, Since, Takes};
+use crate::scope::Remembered;
 use highwater_shared::Timestamp;
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinHandle;
@@ -121,7 +121,7 @@ async fn who_asks_as_another_did_is_answered_the_same_and_with_the_date_of_now()
         let request = PageRequest {
             since: Since::Cursor(Box::new(cursor)),
             held: Vec::new(),
-            purged: PurgedAs::Reset,
+            takes: Takes::default(),
             entities: Asked::All,
             caller: Caller::anyone(),
             limit: 1,
@@ -146,6 +146,7 @@ fn cursor(view: &View) -> Cursor {
     Cursor {
         source: view.moment.source,
         scope: 0,
+        scopes: Remembered::default(),
         wal: view.moment.stands_on(),
         seen: Seen::Snapshot(view.moment.snapshot.clone()),
         covered: view.entities().map(|entity| entity.covered).collect(),

@@ -11,7 +11,7 @@ use crate::database::Moment;
 use crate::entity::{Entity, PurgedAs};
 use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Since, Standing, WholePage};
 use crate::samples::Samples;
-use crate::scope::Limits;
+use crate::scope::{Limits, RescopedAs};
 use crate::snapshot::Snapshot;
 
 /// The most answers that are kept of a view.
@@ -120,7 +120,13 @@ impl View {
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let standing = page::check(since, &self.moment, &Evidence::default(), limits);
+        let standing = page::check(
+            since,
+            &self.moment,
+            &Evidence::default(),
+            limits,
+            RescopedAs::Resync,
+        );
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
@@ -140,7 +146,13 @@ impl View {
         let Since::Cursor(cursor) = since else {
             return None;
         };
-        let standing = page::check(since, &self.moment, &Evidence::default(), limits);
+        let standing = page::check(
+            since,
+            &self.moment,
+            &Evidence::default(),
+            limits,
+            RescopedAs::Resync,
+        );
         if matches!(cursor.seen, Seen::Date(_)) || matches!(standing, Ok(Standing::Behind)) {
             return None;
         }
@@ -212,6 +224,7 @@ impl View {
             ..cursor.clone()
         };
         next.scope = limits.hash(next.entities());
+        next.scopes = limits.remembered(next.entities());
         Trailer {
             next: next.encode(),
             more: false,

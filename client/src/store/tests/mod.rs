@@ -368,6 +368,7 @@ async fn pull_with(store: &Store, pages: impl IntoIterator<Item = Bytes>, option
         retries: ExponentialBuilder::new().with_max_times(options.retries),
         resyncs: Spread::none(),
         shortcut: options.shortcut,
+        takes_rescoped: true,
         stop: &CancellationToken::new(),
         observer: options.observer,
     };

@@ -63,6 +63,7 @@ impl Resync<'_> {
             retries: ExponentialBuilder::new().with_max_times(0),
             resyncs: self.resyncs,
             shortcut: None,
+            takes_rescoped: true,
             stop: &stop,
             observer: &|_| {},
         };

@@ -192,7 +192,7 @@ fn changes(page_rows_max: u64) -> OperationBuilder {
             Code::InvalidSince,
             Code::InvalidLimit,
             Code::InvalidWait,
-            Code::InvalidPurged,
+            Code::InvalidChoice,
             Code::InvalidEntity,
             Code::Unauthenticated,
             Code::ForbiddenEntity,

@@ -51,6 +51,10 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
         .schema_type(Type::String)
         .enum_values(Some(["reset", "keys"]))
         .default(Some("reset".into()));
+    let rescoped = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["resync", "rows"]))
+        .default(Some("resync".into()));
     let more = format!(
         "The most rows in the page; above {page_rows_max} it is lowered to that. A page may hold fewer, and a \
          `reset` does not count."
@@ -78,6 +82,12 @@ pub(super) fn of_changes(operation: OperationBuilder, page_rows_max: u64) -> Ope
             "How deletions are told of that were purged before the caller saw them: `reset`, the entity begins anew; `keys`, \
              as other deletions are, as long as their keys are kept.",
             purged,
+        ))
+        .parameter(query(
+            "rescoped",
+            "What a cursor is answered whose caller may see other rows than before: `resync`, 410; `rows`, what came and which \
+             are left, in COPY blocks only.",
+            rescoped,
         ))
         .parameter(of_entity.style(Some(ParameterStyle::Form)).explode(Some(true)))
         .parameter(query("limit", &more, limit))

@@ -2,6 +2,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
+use crate::scope::Remembered;
 use highwater_shared::{EntityName, Timestamp};
 
 const TIMELINE: u32 = 4;
@@ -46,6 +47,7 @@ fn cursor() -> Cursor {
     Cursor {
         source: source(TIMELINE),
         scope: Limits::default().hash([]),
+        scopes: Remembered::default(),
         wal: Lsn(900),
         seen: Seen::Snapshot(up_to(40)),
         covered: Vec::new(),
@@ -58,7 +60,7 @@ fn cursor() -> Cursor {
 /// What is said of a cursor: how it stands, or why it is refused.
 fn said(cursor: Cursor, moment: &Moment, evidence: &Evidence) -> Result<Standing, String> {
     let since = Since::Cursor(Box::new(cursor));
-    check(&since, moment, evidence, &Limits::default()).map_err(|error| match error {
+    check(&since, moment, evidence, &Limits::default(), RescopedAs::Resync).map_err(|error| match error {
         ReadError::Resync { reason, earlier } => {
             let or_earlier = if earlier { ", an earlier one may do" } else { "" };
             format!("{reason:?}{or_earlier}")
@@ -183,8 +185,14 @@ fn what_would_make_a_cursor_too_long_is_refused_before_there_is_one() {
         ..primary()
     };
     let begun = |moment: &Moment| {
-        check(&Since::Nothing, moment, &Evidence::default(), &Limits::default())
-            .map_err(|error| error.to_string())
+        check(
+            &Since::Nothing,
+            moment,
+            &Evidence::default(),
+            &Limits::default(),
+            RescopedAs::Resync,
+        )
+        .map_err(|error| error.to_string())
     };
     assert_eq!(begun(&busy(XIDS_IN_FLIGHT_MAX)), Ok(Standing::Level));
     let error = begun(&busy(XIDS_IN_FLIGHT_MAX + 1)).expect_err("too many");
@@ -235,9 +243,14 @@ fn midway(step: Step) -> Cursor {
 /// The parts of the next page, as numbers, and whether each begins anew; then what the pull will cover.
 fn next(cursor: &Cursor, entities: &[Entity], truncated: &[i32]) -> (Vec<(i32, bool)>, Vec<Covered>) {
     let since = Since::Cursor(Box::new(cursor.clone()));
-    let plan = plan(&since, entities, &up_to(50), PurgedAs::Reset, |number| {
-        truncated.contains(&number)
-    });
+    let plan = plan(
+        &since,
+        entities,
+        &up_to(50),
+        &Limits::default(),
+        PurgedAs::Reset,
+        |number| truncated.contains(&number),
+    );
     let parts = plan.parts.iter().map(|part| {
         let entity = entities.get(part.entity).expect("an entity");
         let is_under_way = part.from.is_some();
@@ -293,7 +306,8 @@ fn a_truncate_in_the_middle_ends_what_is_under_way_and_begins_what_is_not() {
 fn the_end_of_a_pull_has_seen_what_was_seen_before_and_what_it_led_to() {
     let since = |cursor: Cursor| Since::Cursor(Box::new(cursor));
     let own = Snapshot::new(Xid(60), vec![Xid(30)]);
-    let of = |since: &Since| plan(since, &[], &own, PurgedAs::Reset, |_| false).seen_at_end();
+    let of =
+        |since: &Since| plan(since, &[], &own, &Limits::default(), PurgedAs::Reset, |_| false).seen_at_end();
     // The page's own snapshot is all that can be seen.
     assert_eq!(of(&since(cursor())), own);
     assert_eq!(of(&Since::Nothing), own);
