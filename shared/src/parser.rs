@@ -110,9 +110,8 @@ impl PageParser {
                 self.state = State::Between;
                 Ok(())
             }
-            State::InBlock(BlockKind::Reset | BlockKind::Within) => Err(PageError::Malformed(
-                "a block has rows that may have none".to_owned(),
-            )),
+            State::InBlock(BlockKind::Reset) => Err(PageError::Malformed("a reset has rows".to_owned())),
+            State::InBlock(BlockKind::Within) => Err(PageError::Malformed("a within has rows".to_owned())),
             State::InBlock(_) => {
                 self.rows += 1;
                 sink.row(line).map_err(PageError::Sink)

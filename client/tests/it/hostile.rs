@@ -128,7 +128,7 @@ async fn a_cursor_that_is_gone_is_followed_by_a_pull_without_one() {
         .into_iter()
         .map(|asked| asked.query)
         .collect();
-    assert_eq!(queries, ["", "since=c1", ""]);
+    assert_eq!(queries, ["", "since=c1&purged=keys&rescoped=rows", ""]);
     assert_eq!(fixture.names(), ["Table", "Lamp"]);
 }
 
@@ -199,7 +199,7 @@ async fn nothing_new_is_one_request() {
     let asked = &fixture.server.asked()[1];
     assert_eq!(
         (asked.path.as_str(), asked.query.as_str()),
-        ("/changes", "since=c1")
+        ("/changes", "since=c1&purged=keys&rescoped=rows")
     );
     assert_eq!(asked.headers["accept"], "application/vnd.highwater.copy");
 }

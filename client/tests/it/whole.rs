@@ -279,6 +279,11 @@ async fn pages_that_are_none_are_refused() {
             "a reset has rows",
         ),
         (
+            "rows of a within",
+            block("product", "within", COLUMNS, &["1"]) + &end,
+            "and there are none to tell of",
+        ),
+        (
             "nesting without an end",
             good.clone() + &"[".repeat(100_000) + "\n",
             "recursion limit",
