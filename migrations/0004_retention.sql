@@ -1,5 +1,5 @@
--- Retention: old tombstones and flagged rows go, and how far is recorded, so that whoever has not
--- seen them begins anew.
+-- Retention: old tombstones and flagged rows go. How far is recorded, and keys of them are kept, so that whoever has not
+-- seen them is told of these, or begins anew.
 
 -- The key of a row `t` of an entity, as its tombstones have it. Null where it cannot be told: its columns are not those that
 -- `enable` saw, or it does not print alike in all sessions.

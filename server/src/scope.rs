@@ -117,10 +117,8 @@ impl Limits {
 
     /// Whether of all entities that are remembered the same scopes may be seen now.
     pub(crate) fn is_as(&self, before: &Remembered) -> bool {
-        let numbers = before.0.keys();
-        numbers
-            .into_iter()
-            .all(|number| before.rescoped(*number, self.of(*number)) == Rescoped::default())
+        let mut numbers = before.0.keys();
+        numbers.all(|number| before.rescoped(*number, self.of(*number)) == Rescoped::default())
     }
 
     /// Whether a change from these scopes can be told by rows: of each of the entities it is known what was seen, and

@@ -77,8 +77,8 @@ async fn run(stage: &Stage) -> Result<Outcome> {
              the client compete for its cores, and nothing is compressed, over the link neither, where a client of \
              another machine asks for zstd. Where rows differ, each side scans twice, for parts and for the keys in \
              those that differ; rows are fetched, and after a repair looked at again, by their keys. A resync, here \
-             after `touch`, compares all values. After a purge nothing is compared: the keys come that it removed. To count the rows, Postgres scans them with several workers, hashes \
-             nothing, and has the machine to itself."
+             after `touch`, compares all values. After a purge nothing is compared: the keys come that it removed. To \
+             count the rows, Postgres scans them with several workers, hashes nothing, and has the machine to itself."
                 .to_owned(),
         ],
     })

@@ -279,7 +279,7 @@ async fn pages_that_are_none_are_refused() {
             "a reset has rows",
         ),
         (
-            "rows of a within",
+            "a within of several columns",
             block("product", "within", COLUMNS, &["1"]) + &end,
             "and there are none to tell of",
         ),

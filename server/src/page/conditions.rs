@@ -75,21 +75,17 @@ pub(crate) fn purged_of(entity: &Entity, scopes: Option<&[String]>) -> Result<St
         Some(scopes) => format!(" and t.scope = any ({})", list(scopes, "text")?),
         None => String::new(),
     };
-    Ok(format!(
-        "{} where true",
-        purged(entity.covered.number, &of_scopes)
-    ))
+    Ok(purged(entity.covered.number, &of_scopes))
 }
 
-/// What was purged of the entity with this number, as tombstones `t`: one for each key in those rows for which
-/// `and_also` holds.
+/// The same of the entity with this number: one for each key in those rows for which `and_also` holds.
 pub(super) fn purged(number: i32, and_also: &str) -> String {
     format!(
         "(select t.number * {PURGED_TOGETHER_MAX} + k.place as number, k.xid as changed_xid, k.date as changed_date,
               k.key::text[] as key, t.scope, t.left_scope
           from highwater.purged t
           cross join unnest(t.xids, t.dates, t.keys) with ordinality k (xid, date, key, place)
-          where t.entity = {number}{and_also}) t"
+          where t.entity = {number}{and_also}) t where true"
     )
 }
 

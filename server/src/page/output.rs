@@ -153,9 +153,7 @@ impl Output {
             values: scopes.to_vec(),
             ..block_header(entity, BlockKind::Within)
         };
-        let mut line = json(&header)?;
-        line.push(b'\n');
-        self.write(&line).await?;
+        self.write(&json_line(&header)?).await?;
         self.end_of_block().await
     }
 
@@ -307,9 +305,7 @@ fn end(format: Format, trailer: &Trailer) -> Result<Vec<u8>, ReadError> {
 
 /// The header line of a block.
 fn header(entity: &Entity, kind: BlockKind) -> Result<Vec<u8>, ReadError> {
-    let mut line = json(&block_header(entity, kind))?;
-    line.push(b'\n');
-    Ok(line)
+    json_line(&block_header(entity, kind))
 }
 
 fn block_header(entity: &Entity, kind: BlockKind) -> BlockHeader {
@@ -321,6 +317,12 @@ fn block_header(entity: &Entity, kind: BlockKind) -> BlockHeader {
         fingerprint: entity.fingerprint.clone(),
         values: Vec::new(),
     }
+}
+
+fn json_line(value: &impl serde::Serialize) -> Result<Vec<u8>, ReadError> {
+    let mut line = json(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, ReadError> {

@@ -67,41 +67,26 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// All of an entity's part.
-    fn new(place: usize, entity: &Entity, anew: bool, since: &Since, limits: &Limits) -> Self {
-        match since {
-            Since::Cursor(cursor) => Self::of_cursor(place, entity, anew, cursor, limits),
-            Since::Nothing | Since::Date(_) => Self::plain(place, anew),
-        }
-    }
-
-    fn plain(place: usize, anew: bool) -> Self {
-        Self {
-            entity: place,
-            anew,
-            from: None,
-            purged: Vec::new(),
-            rescoped: Rescoped::default(),
-        }
-    }
-
-    fn of_cursor(place: usize, entity: &Entity, anew: bool, cursor: &Cursor, limits: &Limits) -> Self {
-        if anew {
-            return Self::plain(place, anew);
-        }
-        let purged = match (&entity.purged, &cursor.seen) {
-            (Some(purged), Seen::Snapshot(seen)) => purged.hidden_from(seen),
+    /// All of an entity's part, for the holder of a cursor or for who has none.
+    fn new(place: usize, entity: &Entity, anew: bool, cursor: Option<&Cursor>, limits: &Limits) -> Self {
+        let number = entity.covered.number;
+        // What begins anew is told whole.
+        let cursor = cursor.filter(|_| !anew);
+        let purged = match (&entity.purged, cursor.map(|cursor| &cursor.seen)) {
+            (Some(purged), Some(Seen::Snapshot(seen))) => purged.hidden_from(seen),
             _ => Vec::new(),
         };
         let range = |hidden| match hidden {
             Hidden::Xid(xid) => Range::Xid(xid),
             Hidden::From(xid) => Range::From(xid),
         };
-        let number = entity.covered.number;
+        let rescoped = cursor.map(|cursor| cursor.scopes.rescoped(number, limits.of(number)));
         Self {
+            entity: place,
+            anew,
+            from: None,
             purged: purged.into_iter().map(range).collect(),
-            rescoped: cursor.scopes.rescoped(number, limits.of(number)),
-            ..Self::plain(place, anew)
+            rescoped: rescoped.unwrap_or_default(),
         }
     }
 
@@ -181,10 +166,12 @@ pub(super) fn check_cursor(
     let is_rescoped = cursor.scope != limits.hash(cursor.entities());
     // What was begun to be told by rows is told so to the end, and of one change at a time.
     let is_begun = cursor.pull.is_some() && !limits.is_as(&cursor.scopes);
-    let is_told = rescoped == RescopedAs::Rows
-        && limits.follows(&cursor.scopes, cursor.entities())
-        && cursor.is_of_a_snapshot();
-    if is_rescoped && (cursor.pull.is_some() || !is_told) || is_begun && !is_told {
+    let is_told = || {
+        rescoped == RescopedAs::Rows
+            && limits.follows(&cursor.scopes, cursor.entities())
+            && cursor.is_of_a_snapshot()
+    };
+    if is_rescoped && cursor.pull.is_some() || (is_rescoped || is_begun) && !is_told() {
         return resync(ResyncReason::ScopeChanged, false);
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });
@@ -231,13 +218,17 @@ pub(super) fn plan(
     let (seen, covered) = seen(since);
     let begins_anew =
         |entity: &Entity| entity.begins_anew(&seen, covered, purged) || is_truncated(entity.covered.number);
-    if let Since::Cursor(cursor) = since
+    let cursor = match since {
+        Since::Cursor(cursor) => Some(&**cursor),
+        Since::Nothing | Since::Date(_) => None,
+    };
+    if let Some(cursor) = cursor
         && let Some(pull) = &cursor.pull
     {
         return go_on(cursor, pull, entities, limits, begins_anew);
     }
     let begin =
-        |(place, entity): (usize, &Entity)| Part::new(place, entity, begins_anew(entity), since, limits);
+        |(place, entity): (usize, &Entity)| Part::new(place, entity, begins_anew(entity), cursor, limits);
     Plan {
         parts: entities.iter().enumerate().map(begin).collect(),
         seen: seen.clone(),
@@ -286,7 +277,7 @@ fn go_on(
             let anew = if begun { position.step == Step::Anew } else { anew };
             plan.parts.push(Part {
                 from: begun.then(|| position.clone()),
-                ..Part::of_cursor(place, entity, anew, cursor, limits)
+                ..Part::new(place, entity, anew, Some(cursor), limits)
             });
         }
     }

@@ -143,14 +143,13 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
             Some(scope) => format!(" and t.scope = {}", literal(scope.value)?),
             None => String::new(),
         };
-        let _ = match (step, range) {
-            (Step::Purged, Range::Xid(xid) | Range::From(xid)) => write!(
-                text,
-                "{} where true",
-                purged(number, &format!("{of_scope} and t.newest_xid >= '{xid}'::xid8"))
-            ),
-            (Step::Purged, Range::Key | Range::Date(_)) => {
-                write!(text, "{} where true", purged(number, &of_scope))
+        let _ = match step {
+            Step::Purged => {
+                let newest = match range {
+                    Range::Xid(xid) | Range::From(xid) => format!(" and t.newest_xid >= '{xid}'::xid8"),
+                    Range::Key | Range::Date(_) => String::new(),
+                };
+                write!(text, "{}", purged(number, &(of_scope + &newest)))
             }
             // The cast chooses the index.
             _ if scope.is_some() => write!(

@@ -107,6 +107,17 @@ impl View {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How this view stands to a cursor; a caller that may see other rows than before lacks something in any case.
+    fn standing(&self, since: &Since, limits: &Limits) -> Result<Standing, ReadError> {
+        page::check(
+            since,
+            &self.moment,
+            &Evidence::default(),
+            limits,
+            RescopedAs::Resync,
+        )
+    }
+
     /// The cursor of a caller for whom there is nothing new, and the entities that it asks for.
     fn lacks_nothing<'r>(
         &self,
@@ -120,13 +131,7 @@ impl View {
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let standing = page::check(
-            since,
-            &self.moment,
-            &Evidence::default(),
-            limits,
-            RescopedAs::Resync,
-        );
+        let standing = self.standing(since, limits);
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
@@ -146,13 +151,7 @@ impl View {
         let Since::Cursor(cursor) = since else {
             return None;
         };
-        let standing = page::check(
-            since,
-            &self.moment,
-            &Evidence::default(),
-            limits,
-            RescopedAs::Resync,
-        );
+        let standing = self.standing(since, limits);
         if matches!(cursor.seen, Seen::Date(_)) || matches!(standing, Ok(Standing::Behind)) {
             return None;
         }
