@@ -6,7 +6,7 @@ use bytes::Bytes;
 use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName, Timestamp, Trailer};
 use serde::{Deserialize, Serialize};
 
-use super::source::{Entity, Source};
+use super::source::{Entity, Row, Source, Teams};
 use crate::plan::Ask;
 
 /// What a cursor of the model says. The client must not look into it; the checks of the
@@ -21,6 +21,10 @@ pub(crate) struct Seen {
     pub(crate) replayed: u64,
     /// The timeline that these commits are of.
     timeline: usize,
+    /// What the caller might see when the pull began.
+    pub(crate) scope: Teams,
+    /// What it might see when all this was seen; in the middle of a pull, before that.
+    before: Teams,
     /// Incarnation, and whether the entity's part is a first pull.
     entities: BTreeMap<EntityName, (u64, bool)>,
 }
@@ -32,21 +36,71 @@ struct Node<'a> {
     entities: &'a BTreeMap<EntityName, Entity>,
 }
 
-/// Entity, kind (0 reset, 1 delete, 2 upsert), commit (0 in a first pull), key.
-type Position = (EntityName, u8, u64, i64);
+/// What an entity's part of a page sends, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Step {
+    Reset,
+    /// Which teams' rows are left, where the caller may see fewer than before.
+    Within,
+    Deletes,
+    Rows,
+    /// The rows of teams that the caller may see now, and might not before.
+    Added,
+    /// Deletions that were purged, last: one that was purged in the middle of a pull is there by now.
+    Purged,
+}
+
+impl Step {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Reset,
+        Self::Within,
+        Self::Deletes,
+        Self::Rows,
+        Self::Added,
+        Self::Purged,
+    ];
+
+    fn block_kind(self) -> BlockKind {
+        match self {
+            Self::Reset => BlockKind::Reset,
+            Self::Within => BlockKind::Within,
+            Self::Deletes | Self::Purged => BlockKind::Delete,
+            Self::Rows | Self::Added => BlockKind::Upsert,
+        }
+    }
+}
+
+/// Entity, step, commit (0 where all rows are sent), key.
+type Position = (EntityName, Step, u64, i64);
 
 struct Item {
     position: Position,
     line: Option<String>,
 }
 
+/// A page, and what it sends.
+pub(super) struct Page {
+    pub(super) body: Bytes,
+    pub(super) steps: BTreeSet<Step>,
+}
+
 /// The page that a server at the commit `at` answers with, or at a later one: it serves a
 /// cursor only when it has replayed it. `Err` names an entity that is not there.
-pub(super) fn page(source: &Source, ask: &Ask, limit: usize, at: u64) -> Result<Bytes, EntityName> {
-    let seen = match &ask.since {
+pub(super) fn page(
+    source: &Source,
+    ask: &Ask,
+    scope: &Teams,
+    limit: usize,
+    at: u64,
+) -> Result<Page, EntityName> {
+    let mut seen = match &ask.since {
         Some(cursor) => serde_json::from_str(cursor.as_str()).expect("a cursor of ours"),
-        None => Seen::default(),
+        None => Seen {
+            before: scope.clone(),
+            ..Seen::default()
+        },
     };
+    seen.scope = scope.clone();
     let now = at.max(seen.replayed);
     let node = Node {
         now,
@@ -61,12 +115,15 @@ impl Seen {
     pub(super) fn all_at(
         commit: u64,
         source: &Source,
+        scope: &Teams,
         entities: impl Iterator<Item = (EntityName, u64)>,
     ) -> Self {
         Self {
             commit,
             replayed: source.now(),
             timeline: source.timeline(),
+            scope: scope.clone(),
+            before: scope.clone(),
             entities: entities
                 .map(|(name, incarnation)| (name, (incarnation, false)))
                 .collect(),
@@ -77,6 +134,13 @@ impl Seen {
     /// Whether its commits are of this timeline.
     pub(super) fn is_of(&self, timeline: usize) -> bool {
         self.timeline == timeline
+    }
+
+    /// Whether a caller who may see this goes on from it, a change told by rows or not.
+    pub(super) fn is_for(&self, scope: &Teams, is_told: bool) -> bool {
+        // What was begun is told to the end.
+        let is_another = self.target.is_some() && self.scope != *scope;
+        !is_another && (self.before == *scope || is_told)
     }
 
     /// Whether the source keeps all that was seen.
@@ -92,7 +156,7 @@ impl Seen {
 }
 
 impl Node<'_> {
-    fn page(&self, ask: &Ask, limit: usize, mut seen: Seen) -> Result<Bytes, EntityName> {
+    fn page(&self, ask: &Ask, limit: usize, mut seen: Seen) -> Result<Page, EntityName> {
         let asked: BTreeSet<EntityName> = match &ask.entities {
             Some(names) => names.iter().cloned().collect(),
             None => self.entities.keys().cloned().collect(),
@@ -106,10 +170,9 @@ impl Node<'_> {
         seen.entities.retain(|name, (incarnation, anew)| {
             let unseen_from = if *anew { target } else { seen.commit };
             asked.contains(name)
-                && self
-                    .entities
-                    .get(name)
-                    .is_some_and(|entity| entity.incarnation == *incarnation && entity.purged <= unseen_from)
+                && self.entities.get(name).is_some_and(|entity| {
+                    entity.incarnation == *incarnation && entity.forgotten <= unseen_from
+                })
         });
         if is_fresh {
             for name in &asked {
@@ -143,6 +206,7 @@ impl Node<'_> {
             seen.commit = target;
             seen.target = None;
             seen.position = None;
+            seen.before = seen.scope.clone();
             for (_, anew) in seen.entities.values_mut() {
                 *anew = false;
             }
@@ -151,50 +215,61 @@ impl Node<'_> {
             seen.position = sent.last().map(|item| item.position.clone()).or(seen.position);
         }
         let more = !(is_all && is_fresh);
-        Ok(self.write(&sent, &seen, &asked, more))
+        Ok(Page {
+            body: self.write(&sent, &seen, &asked, more),
+            steps: sent.iter().map(|item| item.position.1).collect(),
+        })
     }
 
     /// What `target` sees and `seen` has not, in the order of the wire.
     fn items(&self, seen: &Seen, target: u64) -> Vec<Item> {
         let mut items = Vec::new();
+        let may_see = |row: &Row| seen.scope.contains(&row.team);
+        let is_added = |row: &Row| may_see(row) && !seen.before.contains(&row.team);
         for (name, (_, anew)) in &seen.entities {
             let Some(entity) = self.entities.get(name) else {
                 continue;
             };
-            let mut push = |kind, commit, key, line| {
+            let mut push = |step, commit, key, line| {
                 items.push(Item {
-                    position: (name.clone(), kind, commit, key),
+                    position: (name.clone(), step, commit, key),
                     line,
                 });
             };
+            let rows = entity.rows.iter().filter(|(_, row)| row.commit <= target);
             if *anew {
-                push(0, 0, 0, None);
-                for (key, (commit, value)) in &entity.rows {
-                    if *commit <= target {
-                        push(2, 0, *key, Some(upsert_line(*key, value, entity.schema, *commit)));
-                    }
+                push(Step::Reset, 0, 0, None);
+                for (key, row) in rows.filter(|(_, row)| may_see(row)) {
+                    push(Step::Rows, 0, *key, Some(upsert_line(*key, row, entity.schema)));
                 }
                 continue;
             }
+            if !seen.before.is_subset(&seen.scope) {
+                push(Step::Within, 0, 0, None);
+            }
             let is_news = |commit: u64| commit > seen.commit && commit <= target;
-            for (key, commit) in &entity.tombstones {
-                if is_news(*commit) {
-                    push(
-                        1,
-                        *commit,
-                        *key,
-                        Some(format!("{key}\t{}\tdeleted", date(*commit))),
-                    );
+            for (step, deletions) in [
+                (Step::Deletes, &entity.tombstones),
+                (Step::Purged, &entity.purged),
+            ] {
+                for (key, commit) in deletions.iter().filter(|(_, commit)| is_news(**commit)) {
+                    push(step, *commit, *key, Some(delete_line(*key, *commit)));
                 }
             }
-            for (key, (commit, value)) in &entity.rows {
-                if is_news(*commit) {
+            for (key, row) in rows {
+                let line = || Some(upsert_line(*key, row, entity.schema));
+                if is_news(row.commit) && may_see(row) {
+                    push(Step::Rows, row.commit, *key, line());
+                } else if is_news(row.commit) {
+                    // The caller may have seen it in another team.
                     push(
-                        2,
-                        *commit,
+                        Step::Deletes,
+                        row.commit,
                         *key,
-                        Some(upsert_line(*key, value, entity.schema, *commit)),
+                        Some(delete_line(*key, row.commit)),
                     );
+                } else if is_added(row) {
+                    push(Step::Added, 0, *key, line());
                 }
             }
         }
@@ -204,16 +279,19 @@ impl Node<'_> {
 
     fn write(&self, sent: &[&Item], seen: &Seen, asked: &BTreeSet<EntityName>, more: bool) -> Bytes {
         let mut body = String::new();
-        let mut open: Option<(&EntityName, u8)> = None;
+        let mut open: Option<(&EntityName, Step)> = None;
         for item in sent {
-            let (name, kind, _, _) = &item.position;
-            if open != Some((name, *kind)) {
+            let (name, step, _, _) = &item.position;
+            if open != Some((name, *step)) {
                 if open.is_some() {
                     body.push_str("\\.\n");
                 }
-                open = Some((name, *kind));
+                open = Some((name, *step));
                 let schema = self.entities.get(name).map_or(0, |entity| entity.schema);
-                let header = header(name, *kind, schema);
+                let mut header = header(name, step.block_kind(), schema);
+                if *step == Step::Within {
+                    header.values = seen.scope.iter().map(u8::to_string).collect();
+                }
                 body.push_str(&serde_json::to_string(&header).expect("a header"));
                 body.push('\n');
             }
@@ -247,14 +325,18 @@ pub(crate) fn timestamp(commit: u64) -> Timestamp {
     Timestamp::from_micros(i64::try_from(commit).expect("small") * 1_000_000)
 }
 
-pub(super) fn upsert_line(key: i64, value: &str, schema: u64, commit: u64) -> String {
+pub(super) fn upsert_line(key: i64, row: &Row, schema: u64) -> String {
     // Added columns come first, so that a value by place instead of by name would show.
     let added = (1..=schema).map(|column| added_value(key, column));
     let fields: Vec<String> = std::iter::once(key.to_string())
         .chain(added)
-        .chain([value.to_owned(), date(commit)])
+        .chain([row.team.to_string(), row.value.clone(), date(row.commit)])
         .collect();
     fields.join("\t")
+}
+
+fn delete_line(key: i64, commit: u64) -> String {
+    format!("{key}\t{}\tdeleted", date(commit))
 }
 
 fn date(commit: u64) -> String {
@@ -262,7 +344,7 @@ fn date(commit: u64) -> String {
     format!("{date}+00")
 }
 
-pub(super) fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader {
+pub(super) fn header(entity: &EntityName, kind: BlockKind, schema: u64) -> BlockHeader {
     let column = |name: String, type_name: &str, role| Column {
         name,
         type_name: type_name.to_owned(),
@@ -274,23 +356,28 @@ pub(super) fn header(entity: &EntityName, kind: u8, schema: u64) -> BlockHeader 
         "timestamp with time zone",
         Some(ColumnRole::ChangedDate),
     );
-    let mut columns = vec![column("id".to_owned(), "bigint", Some(ColumnRole::Key))];
-    if kind == 1 {
-        columns.push(date);
-        columns.push(column("reason".to_owned(), "text", Some(ColumnRole::Reason)));
-    } else {
-        columns.extend((1..=schema).map(|added| column(format!("added_{added}"), "text", None)));
-        columns.push(column("value".to_owned(), "text", None));
-        columns.push(date);
-    }
+    let key = column("id".to_owned(), "bigint", Some(ColumnRole::Key));
+    let team = column("team".to_owned(), "smallint", None);
+    let columns = match kind {
+        BlockKind::Delete => vec![
+            key,
+            date,
+            column("reason".to_owned(), "text", Some(ColumnRole::Reason)),
+        ],
+        BlockKind::Within => vec![team],
+        _ => {
+            let added = (1..=schema).map(|added| column(format!("added_{added}"), "text", None));
+            let value = column("value".to_owned(), "text", None);
+            std::iter::once(key)
+                .chain(added)
+                .chain([team, value, date])
+                .collect()
+        }
+    };
     BlockHeader {
         version: highwater_shared::block::BLOCK_VERSION,
         entity: entity.clone(),
-        kind: match kind {
-            0 => BlockKind::Reset,
-            1 => BlockKind::Delete,
-            _ => BlockKind::Upsert,
-        },
+        kind,
         columns,
         fingerprint: format!("schema-{schema}"),
         values: Vec::new(),

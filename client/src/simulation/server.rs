@@ -1,7 +1,7 @@
 //! A server before the model of the source: it answers, breaks off, refuses, or lets the client
 //! die, while somebody writes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use highwater_shared::{Code, EntityName, ResyncReason};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::source::Source;
+use super::page::Step;
+use super::source::{Source, TEAMS, Teams};
 use super::{ENTITIES, VirtualClock, page, seen};
 use crate::error::Error;
 use crate::plan::Ask;
@@ -54,10 +55,16 @@ pub(super) struct Happened {
     pub(super) change_of_scope: bool,
     /// Whether the store ever went on from a cursor of its past.
     pub(super) way_back: bool,
+    /// All that pages ever sent.
+    pub(super) steps: BTreeSet<Step>,
 }
 
 pub(super) struct World {
     pub(super) source: Source,
+    /// What the caller might see, the last of it now.
+    pub(super) scopes: Vec<Teams>,
+    /// How many these become at most.
+    pub(super) scopes_max: usize,
     pub(super) rng: StdRng,
     /// The last answer to a question that went on from a cursor.
     pub(super) answered: Option<(Ask, Bytes)>,
@@ -138,6 +145,20 @@ impl Remote for SimulatedServer {
             Fault::ClockSet(seconds) => self.clock.set(seconds),
             _ => {}
         }
+        // Nor is a change told by rows where a store could not tell which of its rows are left.
+        let is_told = ask.takes_rescoped && world.rng.random_ratio(7, 8);
+        let is_for = |cursor, is_told| seen(cursor).is_for(world.scope(), is_told);
+        let goes_on = ask.since.iter().all(|cursor| is_for(cursor, is_told));
+        if !goes_on || !ask.held.iter().all(|cursor| is_for(cursor, false)) {
+            world.happened.change_of_scope = true;
+            return Ok(Answer {
+                source,
+                outcome: Outcome::Resync {
+                    reason: Some(ResyncReason::ScopeChanged),
+                    earlier: false,
+                },
+            });
+        }
         if is_lost {
             return Ok(Answer {
                 source,
@@ -164,7 +185,12 @@ impl Remote for SimulatedServer {
                 world.happened.repetition = true;
                 page
             }
-            _ => page::page(&world.source, ask, limit, at).map_err(|_| refused(404, Code::UnknownEntity))?,
+            _ => {
+                let page = page::page(&world.source, ask, world.scope(), limit, at)
+                    .map_err(|_| refused(404, Code::UnknownEntity))?;
+                world.happened.steps.extend(page.steps);
+                page.body
+            }
         };
         world.answered = ask.since.is_some().then(|| (ask.clone(), page.clone()));
         if world.is_told {
@@ -189,6 +215,19 @@ impl World {
     pub(super) fn has(&self, cursor: &Cursor) -> bool {
         let seen = seen(cursor);
         seen.is_kept_by(&self.source) && (self.reads_history || seen.is_of(self.source.timeline()))
+    }
+
+    /// What the caller may see.
+    pub(super) fn scope(&self) -> &Teams {
+        self.scopes.last().expect("a scope")
+    }
+
+    /// The caller may see other rows from now on.
+    fn rescope(&mut self) {
+        let scope = (0..TEAMS).filter(|_| self.rng.random_bool(0.6)).collect();
+        self.scopes.push(scope);
+        // Answers are for who may see the same.
+        self.answered = None;
     }
 
     /// The primary is lost, and a standby that lagged takes over.
@@ -228,16 +267,21 @@ impl World {
             self.writes_left -= 1;
             let entity = EntityName::new(ENTITIES[self.rng.random_range(0..ENTITIES.len())]);
             let key = self.rng.random_range(0..12);
-            let kinds = if self.is_calm { 6..40 } else { 0..60 };
+            let kinds = if self.is_calm { 5..45 } else { 0..65 };
             match self.rng.random_range(kinds) {
                 0 => self.source.truncate(&entity),
                 1 => self.source.enable(&entity),
                 2 => self.source.disable(&entity),
-                3 | 4 => self.source.purge(&entity),
-                5 => self.source.alter(&entity),
-                6 | 7 => self.promote(),
-                8..24 => self.source.delete(&entity, key),
-                _ => self.source.upsert(&entity, key),
+                3 => self.source.purge(&entity, false),
+                4 => self.source.alter(&entity),
+                5 | 6 => self.source.purge(&entity, true),
+                7 | 8 => self.promote(),
+                9 | 10 if self.scopes.len() < self.scopes_max => self.rescope(),
+                11..26 => self.source.delete(&entity, key),
+                _ => {
+                    let team = self.rng.random_range(0..TEAMS);
+                    self.source.upsert(&entity, key, team);
+                }
             }
         }
     }

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
-use highwater_shared::{EntityName, Trailer};
+use highwater_shared::{BlockKind, EntityName, Trailer};
 use rand::Rng as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::page::{Seen, header, timestamp, upsert_line};
 use super::server::{Fault, SimulatedServer, World, crash, cut};
-use super::source::{Entity, Source};
+use super::source::{Entity, Teams};
 use super::{MemoryStore, Observed, seen};
 use crate::applied::{EntityApplied, PageApplied};
 use crate::error::Error;
@@ -49,7 +49,7 @@ impl Movable for Store {
         let mut body = String::new();
         let mut rows = 0;
         for (entity, differences) in &differences {
-            let header = header(entity, 2, schemas[entity]);
+            let header = header(entity, BlockKind::Upsert, schemas[entity]);
             body += &serde_json::to_string(&header).expect("a header");
             body += "\n";
             for line in differences.values().flatten() {
@@ -155,9 +155,9 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
                 Vec::new()
             };
             let mut ways = ways(past, &world);
-            ways.extend(now(then, &world.source, &helpers));
+            ways.extend(now(then, &world, &helpers));
             let found = ways.into_iter().find_map(|way| {
-                let (schemas, differences) = self.differences(&world.source, &way, &helpers)?;
+                let (schemas, differences) = self.differences(&world, &way, &helpers)?;
                 Some((way, schemas, differences))
             });
             let Some((way, schemas, differences)) = found else {
@@ -187,12 +187,12 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
     /// cannot be compared.
     fn differences(
         &self,
-        source: &Source,
+        world: &World,
         way: &Way,
         helpers: &[SyncHelper],
     ) -> Option<(BTreeMap<EntityName, u64>, BTreeMap<EntityName, Differences>)> {
         let (mut schemas, mut differences) = (BTreeMap::new(), BTreeMap::new());
-        let then = way.seen.commit;
+        let (source, then) = (&world.source, way.seen.commit);
         let covered: BTreeMap<EntityName, u64> = way.seen.covered().collect();
         for helper in helpers {
             let name = &helper.entity;
@@ -200,12 +200,12 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
             let now = source.entities_at(source.now()).get(name)?;
             let is_same = covered.get(name) == Some(&now.incarnation)
                 && now.schema == right.schema
-                && now.purged <= then;
+                && now.forgotten <= then;
             if !is_same || self.store.schema_now(name)? != right.schema {
                 return None;
             }
             schemas.insert(name.clone(), right.schema);
-            let mut of_entity = self.of_entity(name, right, &changed_since(now, then));
+            let mut of_entity = self.of_entity(name, right, world.scope(), &changed_since(now, then));
             if let Some(written) = &way.written {
                 of_entity.retain(|key, _| {
                     let keys = written.get(name);
@@ -217,18 +217,19 @@ impl<S: Observed + Movable> SimulatedShortcut<'_, S> {
         Some((schemas, differences))
     }
 
-    fn of_entity(&self, name: &EntityName, right: &Entity, left_out: &BTreeSet<i64>) -> Differences {
+    fn of_entity(
+        &self,
+        name: &EntityName,
+        right: &Entity,
+        scope: &Teams,
+        left_out: &BTreeSet<i64>,
+    ) -> Differences {
         let held = self.store.rows_now(name).unwrap_or_default();
+        let row = |key| right.rows.get(key).filter(|row| scope.contains(&row.team));
         let keys: BTreeSet<i64> = right.rows.keys().chain(held.keys()).copied().collect();
         keys.difference(left_out)
-            .filter(|key| right.rows.get(key).map(|(_, value)| value) != held.get(key))
-            .map(|key| {
-                let line = right
-                    .rows
-                    .get(key)
-                    .map(|(commit, value)| upsert_line(*key, value, right.schema, *commit));
-                (*key, line)
-            })
+            .filter(|key| row(key).map(|row| &row.value) != held.get(key))
+            .map(|key| (*key, row(key).map(|row| upsert_line(*key, row, right.schema))))
             .collect()
     }
 }
@@ -242,10 +243,10 @@ fn ways(past: Vec<PastCursor>, world: &World) -> Vec<Way> {
             let of_entity = written.entry(entity.clone()).or_default();
             of_entity.extend(keys.iter().cloned());
         }
-        if world.has(&past.cursor) {
-            let seen = seen(&past.cursor);
+        let seen = seen(&past.cursor);
+        if world.has(&past.cursor) && seen.is_for(world.scope(), false) {
             ways.push(Way {
-                seen: Seen::all_at(seen.commit, &world.source, seen.covered()),
+                seen: Seen::all_at(seen.commit, &world.source, world.scope(), seen.covered()),
                 from: MovesFrom::Past(past),
                 written: Some(written.clone()),
             });
@@ -255,8 +256,8 @@ fn ways(past: Vec<PastCursor>, world: &World) -> Vec<Way> {
 }
 
 /// From the source as it was at a commit just now.
-fn now(then: u64, source: &Source, helpers: &[SyncHelper]) -> Option<Way> {
-    let entities = source.entities_at(then);
+fn now(then: u64, world: &World, helpers: &[SyncHelper]) -> Option<Way> {
+    let entities = world.source.entities_at(then);
     let incarnations: Option<Vec<(EntityName, u64)>> = helpers
         .iter()
         .map(|helper| {
@@ -265,15 +266,16 @@ fn now(then: u64, source: &Source, helpers: &[SyncHelper]) -> Option<Way> {
         })
         .collect();
     Some(Way {
-        seen: Seen::all_at(then, source, incarnations?.into_iter()),
+        seen: Seen::all_at(then, &world.source, world.scope(), incarnations?.into_iter()),
         from: MovesFrom::Now,
         written: None,
     })
 }
 
 fn changed_since(entity: &Entity, commit: u64) -> BTreeSet<i64> {
-    let written = entity.rows.iter().map(|(key, (at, _))| (*key, *at));
-    let gone = entity.tombstones.iter().map(|(key, at)| (*key, *at));
+    let written = entity.rows.iter().map(|(key, row)| (*key, row.commit));
+    let gone = entity.tombstones.iter().chain(&entity.purged);
+    let gone = gone.map(|(key, at)| (*key, *at));
     let since = written.chain(gone).filter(|(_, at)| *at > commit);
     since.map(|(key, _)| key).collect()
 }

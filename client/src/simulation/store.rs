@@ -209,6 +209,31 @@ impl Sink {
         })
     }
 
+    /// The table that a page writes to.
+    fn table(&mut self, entity: &EntityName) -> &mut Table {
+        let state = self.inner.helpers.get(entity).map(|helper| helper.state);
+        let tables = match state {
+            Some(State::Renewing) => &mut self.inner.hidden,
+            Some(State::Pulling | State::Current) => &mut self.inner.tables,
+            _ => panic!("rows of {entity} without a reset: {state:?}"),
+        };
+        tables.get_mut(entity).expect("a table")
+    }
+
+    fn within(&mut self, header: &BlockHeader) -> Result<(), Error> {
+        let table = self.table(&header.entity);
+        if table.header.fingerprint != header.fingerprint {
+            return Err(Error::SchemaChanged {
+                entity: header.entity.clone(),
+            });
+        }
+        let columns = &table.header.columns;
+        let place = columns.iter().position(|column| *column == header.columns[0]);
+        let place = place.expect("the scope's column");
+        table.rows.retain(|_, row| header.values.contains(&row[place]));
+        Ok(())
+    }
+
     fn finish(mut self, trailer: &Trailer) -> Result<(Inner, PageApplied), Error> {
         let next = Cursor::new(trailer.next.as_str());
         if trailer.more && self.order.ask.since.as_ref() == Some(&next) {
@@ -269,6 +294,9 @@ impl PageSink for Sink {
     fn block(&mut self, header: BlockHeader) -> Result<(), Error> {
         let entity = header.entity.clone();
         self.touched.push(entity.clone());
+        if header.kind == BlockKind::Within {
+            return self.within(&header);
+        }
         if header.kind == BlockKind::Reset {
             let since = self.order.ask.since.clone();
             let sequence = self.sequence;
@@ -296,42 +324,29 @@ impl PageSink for Sink {
                 helper.state = State::Pulling;
                 self.inner.tables.insert(entity, table);
             }
-        } else {
-            let state = self.inner.helpers.get(&entity).map(|helper| helper.state);
-            let table = match state {
-                Some(State::Renewing) => self.inner.hidden.get(&entity),
-                Some(State::Pulling | State::Current) => self.inner.tables.get(&entity),
-                _ => panic!("rows of {entity} without a reset: {state:?}"),
-            };
-            if table.expect("a table").header.fingerprint != header.fingerprint {
-                return Err(Error::SchemaChanged { entity });
-            }
+        } else if self.table(&entity).header.fingerprint != header.fingerprint {
+            return Err(Error::SchemaChanged { entity });
         }
         self.header = Some(header);
         Ok(())
     }
 
     fn row(&mut self, line: &[u8]) -> Result<(), Error> {
-        let header = self.header.as_ref().expect("a block");
-        let state = self.inner.helpers[&header.entity].state;
-        let tables = if state == State::Renewing {
-            &mut self.inner.hidden
-        } else {
-            &mut self.inner.tables
-        };
-        let table = tables.get_mut(&header.entity).expect("a table");
+        let header = self.header.take().expect("a block");
         let values: Vec<String> = copy_text::fields(line)
             .map(|field| String::from_utf8(field.expect("not null").to_vec()).expect("text"))
             .collect();
         assert_eq!(values.len(), header.columns.len());
         let key: i64 = values[0].parse().expect("a key");
+        let rows = &mut self.table(&header.entity).rows;
         if header.kind == BlockKind::Delete {
+            rows.remove(&key);
             self.deleted += 1;
-            table.rows.remove(&key);
         } else {
+            rows.insert(key, values);
             self.rows += 1;
-            table.rows.insert(key, values);
         }
+        self.header = Some(header);
         Ok(())
     }
 }

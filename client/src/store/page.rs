@@ -273,11 +273,11 @@ impl<'c, 'o> PageWriter<'c, 'o> {
 
     /// Of the entity's rows those are left whose scope is one of these.
     fn within(&mut self, header: &BlockHeader) -> Result<(), Error> {
-        let state = self.helpers.get(&header.entity).map(|helper| helper.state);
-        let table = Table::find(self.connection, &header.entity, Purpose::Rows)?;
-        let ([column], Some(State::Current | State::Pulling), Some(table)) =
-            (header.columns.as_slice(), state, table)
-        else {
+        let table = match self.purpose(&header.entity) {
+            Some(purpose) => Table::find(self.connection, &header.entity, purpose)?,
+            None => None,
+        };
+        let ([column], Some(table)) = (header.columns.as_slice(), table) else {
             return Err(Error::Malformed(format!(
                 "it tells which rows of {} are left, and there are none to tell of",
                 header.entity
@@ -297,19 +297,23 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         Ok(())
     }
 
+    /// The table that the cursor tells of; `None` where it tells of none.
+    fn purpose(&self, entity: &EntityName) -> Option<Purpose> {
+        match self.helpers.get(entity).map(|helper| helper.state) {
+            Some(State::Renewing) => Some(Purpose::Renewal),
+            Some(State::Pulling | State::Current) => Some(Purpose::Rows),
+            Some(State::Waiting | State::Withdrawn) | None => None,
+        }
+    }
+
     fn open_block(&mut self, header: BlockHeader) -> Result<BlockWriter<'c>, Error> {
         let connection = self.connection;
-        let state = self.helpers.get(&header.entity).map(|helper| helper.state);
-        let purpose = match state {
-            Some(State::Renewing) => Purpose::Renewal,
-            Some(State::Pulling | State::Current) => Purpose::Rows,
-            Some(State::Waiting | State::Withdrawn) | None => {
-                return Err(Error::Malformed(format!(
-                    "rows of {} come without the reset that has to come before them",
-                    header.entity
-                )));
-            }
-        };
+        let purpose = self.purpose(&header.entity).ok_or_else(|| {
+            Error::Malformed(format!(
+                "rows of {} come without the reset that has to come before them",
+                header.entity
+            ))
+        })?;
         let mut table =
             Table::find(connection, &header.entity, purpose)?.ok_or_else(|| Error::TableMissing {
                 entity: header.entity.clone(),

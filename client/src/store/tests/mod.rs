@@ -11,6 +11,7 @@ mod past;
 mod refusals;
 mod renewals;
 mod resyncs;
+mod scopes;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
