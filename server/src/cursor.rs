@@ -234,6 +234,11 @@ impl Cursor {
         matches!(self.seen, Seen::Snapshot(_))
     }
 
+    /// Whether it tells in which scopes its holder has seen something: the caller was not limited, or not to too many.
+    pub(crate) fn remembers_scopes(&self) -> bool {
+        self.scope == 0 || !self.scopes.0.is_empty()
+    }
+
     /// Where a pull of all that is covered begins.
     fn start(&self) -> Position {
         let numbers = self.covered.iter().map(|covered| covered.number);

@@ -115,10 +115,16 @@ impl Limits {
         })
     }
 
-    /// Whether of all entities that are remembered the same scopes may be seen now.
-    pub(crate) fn is_as(&self, before: &Remembered) -> bool {
-        let mut numbers = before.0.keys();
-        numbers.all(|number| before.rescoped(*number, self.of(*number)) == Rescoped::default())
+    /// Whether of those of these entities that are remembered the same scopes may be seen now.
+    pub(crate) fn is_as(&self, before: &Remembered, numbers: impl IntoIterator<Item = i32>) -> bool {
+        numbers
+            .into_iter()
+            .all(|number| before.rescoped(number, self.of(number)) == Rescoped::default())
+    }
+
+    /// Whether nothing may be seen of an entity, nor that it is there.
+    pub(crate) fn forbids(&self, number: i32) -> bool {
+        matches!(self.0.get(&number), Some(Limit::Forbidden))
     }
 
     /// Whether a change from these scopes can be told by rows: of each of the entities it is known what was seen, and
@@ -211,6 +217,7 @@ mod tests {
         );
         let mut withheld = limits(&[(1, &["b"]), (2, &["a"])]);
         withheld.forbid(3);
+        assert!(withheld.forbids(3) && !withheld.forbids(2) && !withheld.forbids(7));
         assert!(!follows(&withheld));
         withheld.forbid(2);
         assert!(!follows(&withheld));
@@ -222,8 +229,9 @@ mod tests {
         let both = before
             .clone()
             .with(limits(&[(1, &["z"]), (4, &["c"])]).remembered([1, 4]));
-        assert!(limits(&[(1, &["a"]), (2, &["a"]), (4, &["c"])]).is_as(&both));
-        assert!(!limits(&[(1, &["z"]), (2, &["a"]), (4, &["c"])]).is_as(&both));
+        assert!(limits(&[(1, &["a"]), (2, &["a"]), (4, &["c"])]).is_as(&both, 1..5));
+        assert!(!limits(&[(1, &["z"]), (2, &["a"]), (4, &["c"])]).is_as(&both, 1..5));
+        assert!(limits(&[(1, &["z"]), (2, &["a"]), (4, &["c"])]).is_as(&both, 2..5));
     }
 
     #[test]

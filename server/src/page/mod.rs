@@ -40,7 +40,7 @@ pub use digests::{DigestsAsked, OpenDigests, open_digests};
 pub(crate) use open::look;
 pub use open::{OpenPage, Opened, open};
 pub use output::{Output, Piece, Pieces, WholePage, tag};
-pub(crate) use plan::{Evidence, MOVED, Standing, check};
+pub(crate) use plan::{Evidence, MOVED, Sight, Standing, check};
 pub(crate) use probe::Probe;
 pub(crate) use single::{Round, Single, open_single};
 

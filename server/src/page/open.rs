@@ -6,7 +6,7 @@ use highwater_shared::{EntityName, Trailer};
 use sqlx::AssertSqlSafe;
 
 use super::delta::{self, Delta};
-use super::plan::{self, Evidence, Plan, Standing};
+use super::plan::{self, Evidence, Plan, Sight, Standing};
 use super::probe::{self, Probed};
 use super::{Asked, PageRequest, ReadError, Since, Takes};
 use crate::caller::Caller;
@@ -117,9 +117,15 @@ async fn begin(
     let (since, asked) = (&request.since, &request.entities);
     let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.takes).await?;
     let mut standing = standing?;
+    let asked = look.numbers();
     for held in &request.held {
         let evidence = evidence(connection, held, &look.moment).await?;
-        let held = plan::check_cursor(held, &look.moment, &evidence, &look.limits, RescopedAs::Resync)?;
+        let sight = Sight {
+            asked: &asked,
+            limits: &look.limits,
+            rescoped: RescopedAs::Resync,
+        };
+        let held = plan::check_cursor(held, &look.moment, &evidence, sight)?;
         if held == Standing::Behind {
             standing = Standing::Behind;
         }
@@ -163,7 +169,12 @@ pub(super) async fn stand(
         RescopedAs::Rows if look.entities.iter().all(can_tell) => RescopedAs::Rows,
         RescopedAs::Rows | RescopedAs::Resync => RescopedAs::Resync,
     };
-    let standing = plan::check(since, &look.moment, &evidence, &look.limits, rescoped);
+    let sight = Sight {
+        asked: &look.numbers(),
+        limits: &look.limits,
+        rescoped,
+    };
+    let standing = plan::check(since, &look.moment, &evidence, sight);
     Ok((look, standing))
 }
 
@@ -178,6 +189,11 @@ pub(crate) struct Look {
 }
 
 impl Look {
+    /// The numbers of the entities, ascending.
+    fn numbers(&self) -> Vec<i32> {
+        self.entities.iter().map(|entity| entity.covered.number).collect()
+    }
+
     /// Plans what a page sends of it, and leaves out of the delta what that page does not.
     pub(super) fn plan(&mut self, since: &Since, purged: PurgedAs) -> Plan {
         let own = &self.moment.snapshot;

@@ -124,13 +124,42 @@ pub(crate) enum Standing {
     Behind,
 }
 
+/// What a caller asks for, and how it is told where it may see other rows of that than before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight<'a> {
+    /// The numbers of the entities, ascending.
+    pub(crate) asked: &'a [i32],
+    pub(crate) limits: &'a Limits,
+    pub(crate) rescoped: RescopedAs,
+}
+
+impl Sight<'_> {
+    /// Whether this cursor can be answered by one who may see what its holder could, or is told of a change.
+    fn serves(self, cursor: &Cursor) -> bool {
+        // An entity that is not asked for, or is none any more, is left out of what comes. One that was withheld may be
+        // none of the caller's business, which no rows tell.
+        let concerned = || {
+            let numbers = cursor.entities();
+            numbers.filter(|number| self.asked.binary_search(number).is_ok() || self.limits.forbids(*number))
+        };
+        let follows = cursor.remembers_scopes() && self.limits.follows(&cursor.scopes, concerned());
+        let is_as = self.limits.is_as(&cursor.scopes, concerned());
+        let is_told = || self.rescoped == RescopedAs::Rows && follows && cursor.is_of_a_snapshot();
+        let is_same = cursor.scope == self.limits.hash(cursor.entities());
+        match &cursor.pull {
+            None => is_same || (follows && is_as) || is_told(),
+            // What was begun to be told by rows is told so to the end, and of one change at a time.
+            Some(_) => is_same && (is_as || is_told()),
+        }
+    }
+}
+
 /// Refuses a cursor that this database, as it is now, can never serve.
 pub(crate) fn check(
     since: &Since,
     moment: &Moment,
     evidence: &Evidence,
-    limits: &Limits,
-    rescoped: RescopedAs,
+    sight: Sight<'_>,
 ) -> Result<Standing, ReadError> {
     if moment.moved {
         return Err(ReadError::Unavailable(MOVED.to_owned()));
@@ -141,7 +170,7 @@ pub(crate) fn check(
         )));
     }
     match since {
-        Since::Cursor(cursor) => check_cursor(cursor, moment, evidence, limits, rescoped),
+        Since::Cursor(cursor) => check_cursor(cursor, moment, evidence, sight),
         Since::Nothing | Since::Date(_) => Ok(Standing::Level),
     }
 }
@@ -151,8 +180,7 @@ pub(super) fn check_cursor(
     cursor: &Cursor,
     moment: &Moment,
     evidence: &Evidence,
-    limits: &Limits,
-    rescoped: RescopedAs,
+    sight: Sight<'_>,
 ) -> Result<Standing, ReadError> {
     let resync = |reason, earlier| Err(ReadError::Resync { reason, earlier });
     let another = resync(ResyncReason::SourceChanged, false);
@@ -163,15 +191,7 @@ pub(super) fn check_cursor(
     if source != moment.source {
         return another;
     }
-    let is_rescoped = cursor.scope != limits.hash(cursor.entities());
-    // What was begun to be told by rows is told so to the end, and of one change at a time.
-    let is_begun = cursor.pull.is_some() && !limits.is_as(&cursor.scopes);
-    let is_told = || {
-        rescoped == RescopedAs::Rows
-            && limits.follows(&cursor.scopes, cursor.entities())
-            && cursor.is_of_a_snapshot()
-    };
-    if is_rescoped && cursor.pull.is_some() || (is_rescoped || is_begun) && !is_told() {
+    if !sight.serves(cursor) {
         return resync(ResyncReason::ScopeChanged, false);
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });

@@ -9,7 +9,7 @@ use super::scopes::ScopeChanges;
 use crate::cursor::{Covered, Cursor, Lsn, Seen};
 use crate::database::Moment;
 use crate::entity::{Entity, PurgedAs};
-use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Since, Standing, WholePage};
+use crate::page::{self, Asked, Evidence, Format, PageRequest, ReadError, Sight, Since, Standing, WholePage};
 use crate::samples::Samples;
 use crate::scope::{Limits, RescopedAs};
 use crate::snapshot::Snapshot;
@@ -108,14 +108,18 @@ impl View {
     }
 
     /// How this view stands to a cursor; a caller that may see other rows than before lacks something in any case.
-    fn standing(&self, since: &Since, limits: &Limits) -> Result<Standing, ReadError> {
-        page::check(
-            since,
-            &self.moment,
-            &Evidence::default(),
+    fn standing(&self, since: &Since, asked: &Asked, limits: &Limits) -> Result<Standing, ReadError> {
+        let entities = self.entities.iter().map(|watched| &watched.entity);
+        let asked: Vec<i32> = entities
+            .filter(|entity| asked.holds(&entity.name))
+            .map(|entity| entity.covered.number)
+            .collect();
+        let sight = Sight {
+            asked: &asked,
             limits,
-            RescopedAs::Resync,
-        )
+            rescoped: RescopedAs::Resync,
+        };
+        page::check(since, &self.moment, &Evidence::default(), sight)
     }
 
     /// The cursor of a caller for whom there is nothing new, and the entities that it asks for.
@@ -131,7 +135,7 @@ impl View {
         let Seen::Snapshot(seen) = &cursor.seen else {
             return None;
         };
-        let standing = self.standing(since, limits);
+        let standing = self.standing(since, asked, limits);
         if cursor.pull.is_some() || !matches!(standing, Ok(Standing::Level)) {
             return None;
         }
@@ -151,7 +155,7 @@ impl View {
         let Since::Cursor(cursor) = since else {
             return None;
         };
-        let standing = self.standing(since, limits);
+        let standing = self.standing(since, asked, limits);
         if matches!(cursor.seen, Seen::Date(_)) || matches!(standing, Ok(Standing::Behind)) {
             return None;
         }

@@ -39,6 +39,7 @@ mod planning;
 mod pooler;
 mod problems;
 mod program;
+mod rescoped;
 mod retention;
 mod rewriting;
 mod rig;

@@ -64,7 +64,7 @@ impl Tenants {
 
     /// Pulls to the end, in pages of `limit`; begins anew where the scopes have changed. Tells whether
     /// they had.
-    async fn pull(&self, copy: &mut Copy, caller: &str, limit: usize) -> bool {
+    pub(crate) async fn pull(&self, copy: &mut Copy, caller: &str, limit: usize) -> bool {
         let mut changed = false;
         loop {
             let since = copy
@@ -88,7 +88,7 @@ impl Tenants {
     }
 
     /// The live products of these tenants, by key.
-    async fn products(&self, tenants: &[i32]) -> BTreeMap<String, Value> {
+    pub(crate) async fn products(&self, tenants: &[i32]) -> BTreeMap<String, Value> {
         let rows: Vec<(i32, i32, Option<String>)> =
             sqlx::query_as("select id, tenant, name from product where not deleted and tenant = any ($1)")
                 .bind(tenants)
@@ -218,130 +218,6 @@ async fn keys_that_were_purged_are_told_in_their_scope_and_in_no_other() {
     );
 }
 
-/// A page in blocks for whoever takes rows where what it may see has changed: its status, the values of `within` blocks, the
-/// tenants of the rows that came, and where it goes on.
-struct Rescoped {
-    status: StatusCode,
-    within: Vec<Value>,
-    tenants: Vec<String>,
-    trailer: Value,
-}
-
-async fn rescoped(tenants: &Tenants, query: &str, caller: &str) -> Rescoped {
-    let url = format!("http://{}/changes?{query}", tenants.server.address);
-    let request = reqwest::Client::new()
-        .get(url)
-        .header("authorization", caller)
-        .header("accept", "application/vnd.highwater.copy");
-    let response = request.send().await.unwrap();
-    let status = response.status();
-    let body = response.text().await.unwrap();
-    let (mut within, mut rows, mut trailer) = (Vec::new(), Vec::new(), Value::Null);
-    for line in body.lines() {
-        match serde_json::from_str::<Value>(line) {
-            Ok(line) if line["kind"] == "within" => within.push(line["values"].clone()),
-            Ok(line) if line["kind"].is_null() => trailer = line,
-            Ok(_) => {}
-            Err(_) => {
-                let fields: Vec<&str> = line.split('\t').collect();
-                if let [_, tenant, _, _] = fields[..] {
-                    rows.push(tenant.to_owned());
-                }
-            }
-        }
-    }
-    Rescoped {
-        status,
-        within,
-        tenants: rows,
-        trailer,
-    }
-}
-
-#[tokio::test]
-async fn who_may_see_other_rows_than_before_is_told_of_these_alone() {
-    let tenants = Tenants::start().await;
-    let (before, after) = (of(&[1, 2]), of(&[2, 3]));
-    let mut copy = Copy::default();
-    tenants.pull(&mut copy, &before, 1000).await;
-    let since = format!("since={}", copy.since.unwrap());
-    // 3 leaves the first tenant for the third, and 6 is gone with what may be seen no longer.
-    tenants
-        .rig
-        .run("update product set tenant = 3 where id = 3; delete from product where id = 6")
-        .await;
-    for limit in [3, 1000] {
-        let mut query = format!("{since}&rescoped=rows&limit={limit}");
-        let (mut within, mut came) = (Vec::new(), Vec::new());
-        loop {
-            let page = rescoped(&tenants, &query, &after).await;
-            assert_eq!(page.status, StatusCode::OK);
-            within.extend(page.within);
-            came.extend(page.tenants);
-            let next = format!("since={}", page.trailer["next"].as_str().unwrap());
-            query = format!("{next}&rescoped=rows&limit={limit}");
-            if page.trailer["more"] == false {
-                // And from there on as ever.
-                let last = tenants.page(&next, &after).await;
-                assert_eq!((&last["changes"], &last["more"]), (&json!([]), &json!(false)));
-                break;
-            }
-            if came.len() > limit {
-                continue;
-            }
-            // One change at a time, and to its end.
-            for (query, caller) in [(&next, &after), (&query, &before), (&query, &of(&[3]))] {
-                let refused = rescoped(&tenants, query, caller).await;
-                assert_eq!(refused.status, StatusCode::GONE, "{query}");
-            }
-        }
-        assert_eq!(within, [json!(["2", "3"])], "{limit}");
-        assert_eq!(came, vec!["3"; 11], "{limit}");
-    }
-    // Who loses all keeps none, and who gains some loses none.
-    let none = rescoped(&tenants, &format!("{since}&rescoped=rows"), &of(&[])).await;
-    assert_eq!((none.status, none.tenants.len()), (StatusCode::OK, 0));
-    assert_eq!(none.within, [Value::Null]);
-    let more = rescoped(&tenants, &format!("{since}&rescoped=rows"), &of(&[1, 2, 3])).await;
-    assert_eq!(
-        (more.status, more.tenants.len(), more.within.len()),
-        (StatusCode::OK, 11, 0)
-    );
-}
-
-#[tokio::test]
-async fn a_change_that_rows_cannot_tell_is_a_resync() {
-    let tenants = Tenants::start().await;
-    let (before, after) = (of(&[1, 2]), of(&[2, 3]));
-    let mut copy = Copy::default();
-    tenants.pull(&mut copy, &before, 1000).await;
-    let since = format!("since={}", copy.since.unwrap());
-    let told = format!("{since}&rescoped=rows");
-    let gone = async |query: &str, caller: &str| {
-        assert_eq!(
-            rescoped(&tenants, query, caller).await.status,
-            StatusCode::GONE,
-            "{query}"
-        );
-    };
-    gone(&since, &after).await;
-    gone(&format!("{since}&rescoped=resync"), &after).await;
-    // JSON has no words for it.
-    assert_eq!(tenants.get(&told, &after).await.status(), StatusCode::GONE);
-    // Of an entity that is withheld no rows are told.
-    gone(&told, &caller(&json!({"tenant": [2, 3], "entities": ["news"]}))).await;
-    let wrong = rescoped(&tenants, &format!("{since}&rescoped=all"), &after).await;
-    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
-    // The store could not tell which rows are left.
-    tenants
-        .rig
-        .run("select highwater.enable('product', exclude => '{tenant}')")
-        .await;
-    let mut copy = Copy::default();
-    tenants.pull(&mut copy, &before, 1000).await;
-    gone(&format!("since={}&rescoped=rows", copy.since.unwrap()), &after).await;
-}
-
 #[tokio::test]
 async fn a_row_that_changes_its_scope_leaves_one_and_arrives_in_another() {
     let tenants = Tenants::start().await;
@@ -390,42 +266,6 @@ async fn a_row_that_changes_its_scope_leaves_one_and_arrives_in_another() {
     assert_eq!(copies[0].rows("product"), tenants.products(&[1]).await);
     tenants.pull(&mut copies[1], &second, 1000).await;
     assert_eq!(copies[1].rows("product"), tenants.products(&[2]).await);
-}
-
-#[tokio::test]
-async fn what_a_caller_may_see_changes_and_its_copy_with_it() {
-    let tenants = Tenants::start().await;
-    let mut copy = Copy::default();
-    assert!(!tenants.pull(&mut copy, &of(&[1, 2]), 1000).await);
-    // The same in other words is no change.
-    assert!(
-        !tenants
-            .pull(
-                &mut copy,
-                &caller(&json!({"tenant": ["2", "1"], "entities": ["product", "news"]})),
-                1000
-            )
-            .await
-    );
-    for seen in [&[1][..], &[1, 3], &[], &[2]] {
-        assert!(tenants.pull(&mut copy, &of(seen), 1000).await, "{seen:?}");
-        assert_eq!(copy.rows("product"), tenants.products(seen).await, "{seen:?}");
-        assert!(!tenants.pull(&mut copy, &of(seen), 1000).await);
-    }
-    let without = caller(&json!({"tenant": 2, "entities": ["news"]}));
-    assert!(
-        tenants.pull(&mut copy, &without, 1000).await,
-        "an entity was taken back"
-    );
-    let forged = tenants
-        .get(
-            &format!("entity=product&since={}", copy.since.clone().unwrap()),
-            &without,
-        )
-        .await;
-    assert_eq!(forged.status(), StatusCode::FORBIDDEN);
-    tenants.pull(&mut copy, &of(&[2]), 1000).await;
-    assert_eq!(copy.rows("product"), tenants.products(&[2]).await);
 }
 
 /// Transactions that end in another order than they began in, beside an older one, leave the bounds of snapshots as they are.

@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -57,10 +59,20 @@ fn cursor() -> Cursor {
     }
 }
 
+/// What a caller who may see everything asks for; it does not matter here.
+fn unlimited() -> Sight<'static> {
+    static LIMITS: LazyLock<Limits> = LazyLock::new(Limits::default);
+    Sight {
+        asked: &[],
+        limits: &LIMITS,
+        rescoped: RescopedAs::Resync,
+    }
+}
+
 /// What is said of a cursor: how it stands, or why it is refused.
 fn said(cursor: Cursor, moment: &Moment, evidence: &Evidence) -> Result<Standing, String> {
     let since = Since::Cursor(Box::new(cursor));
-    check(&since, moment, evidence, &Limits::default(), RescopedAs::Resync).map_err(|error| match error {
+    check(&since, moment, evidence, unlimited()).map_err(|error| match error {
         ReadError::Resync { reason, earlier } => {
             let or_earlier = if earlier { ", an earlier one may do" } else { "" };
             format!("{reason:?}{or_earlier}")
@@ -185,14 +197,7 @@ fn what_would_make_a_cursor_too_long_is_refused_before_there_is_one() {
         ..primary()
     };
     let begun = |moment: &Moment| {
-        check(
-            &Since::Nothing,
-            moment,
-            &Evidence::default(),
-            &Limits::default(),
-            RescopedAs::Resync,
-        )
-        .map_err(|error| error.to_string())
+        check(&Since::Nothing, moment, &Evidence::default(), unlimited()).map_err(|error| error.to_string())
     };
     assert_eq!(begun(&busy(XIDS_IN_FLIGHT_MAX)), Ok(Standing::Level));
     let error = begun(&busy(XIDS_IN_FLIGHT_MAX + 1)).expect_err("too many");
@@ -318,4 +323,101 @@ fn the_end_of_a_pull_has_seen_what_was_seen_before_and_what_it_led_to() {
         pull.target = Snapshot::new(Xid(45), vec![Xid(30)]);
     }
     assert_eq!(of(&since(led)), up_to(45));
+}
+
+fn limits(of: &[(i32, &[&str])]) -> Limits {
+    let mut limits = Limits::default();
+    for (number, scopes) in of {
+        limits.limit(*number, scopes.iter().map(ToString::to_string).collect());
+    }
+    limits
+}
+
+/// A cursor of the entities 1 and 2, whose holder might see this of them.
+fn limited(limits: &Limits) -> Cursor {
+    Cursor {
+        scope: limits.hash([1, 2]),
+        scopes: limits.remembered([1, 2]),
+        covered: vec![entity(1, 1).covered, entity(2, 1).covered],
+        ..cursor()
+    }
+}
+
+/// Whether a cursor is served to who asks for these entities and may see this: as it is, and where a change may be told by rows.
+fn serves(cursor: &Cursor, asked: &[i32], limits: &Limits) -> (bool, bool) {
+    let by = |rescoped| {
+        let sight = Sight {
+            asked,
+            limits,
+            rescoped,
+        };
+        sight.serves(cursor)
+    };
+    (by(RescopedAs::Resync), by(RescopedAs::Rows))
+}
+
+#[test]
+fn who_may_see_other_rows_is_told_of_them_or_begins_anew() {
+    let before = limits(&[(1, &["a"]), (2, &["a", "b"])]);
+    let cursor = limited(&before);
+    assert_eq!(serves(&cursor, &[1, 2], &before), (true, true));
+    let after = limits(&[(1, &["a"]), (2, &["b", "c"])]);
+    assert_eq!(serves(&cursor, &[1, 2], &after), (false, true));
+    // What has changed is not asked for, and so is not covered by what comes.
+    assert_eq!(serves(&cursor, &[1], &after), (true, true));
+    assert_eq!(serves(&cursor, &[2], &after), (false, true));
+    // It is there no more.
+    assert_eq!(serves(&cursor, &[1], &limits(&[(1, &["a"])])), (true, true));
+    // It is limited no more.
+    assert_eq!(serves(&cursor, &[1, 2], &limits(&[(1, &["a"])])), (false, false));
+    // It was withheld, whether it is asked for or not.
+    let mut withheld = limits(&[(1, &["a"])]);
+    withheld.forbid(2);
+    assert_eq!(serves(&cursor, &[1], &withheld), (false, false));
+}
+
+#[test]
+fn who_had_more_scopes_than_a_cursor_remembers_begins_anew_with_others() {
+    let many: Vec<String> = (100..200).map(|scope| scope.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let before = limits(&[(1, &many)]);
+    let cursor = limited(&before);
+    assert_eq!(serves(&cursor, &[1, 2], &before), (true, true));
+    for after in [
+        limits(&[(1, &many[1..])]),
+        limits(&[(1, &["a"])]),
+        Limits::default(),
+    ] {
+        assert_eq!(serves(&cursor, &[1, 2], &after), (false, false), "{after:?}");
+    }
+    // It is not known any more which entity of the two was limited.
+    assert_eq!(serves(&cursor, &[2], &Limits::default()), (false, false));
+}
+
+#[test]
+fn a_change_is_told_by_rows_to_the_end_and_one_at_a_time() {
+    let before = limits(&[(1, &["a"]), (2, &["a"])]);
+    let after = limits(&[(1, &["a"]), (2, &["b"])]);
+    let begun = Cursor {
+        scope: after.hash([1, 2]),
+        pull: midway(Step::Rows).pull,
+        ..limited(&before)
+    };
+    assert_eq!(serves(&begun, &[1, 2], &after), (false, true));
+    assert_eq!(
+        serves(&begun, &[1], &after),
+        (true, true),
+        "it is not of what has changed"
+    );
+    for once_more in [before, limits(&[(1, &["a"]), (2, &["c"])])] {
+        assert_eq!(serves(&begun, &[1, 2], &once_more), (false, false));
+    }
+    // In the middle of a pull it is not told apart what has changed.
+    let midway = Cursor {
+        scope: after.hash([1, 2]),
+        pull: midway(Step::Rows).pull,
+        ..limited(&after)
+    };
+    assert_eq!(serves(&midway, &[1, 2], &after), (true, true));
+    assert_eq!(serves(&midway, &[1], &limits(&[(1, &["a"])])), (false, false));
 }
