@@ -256,13 +256,13 @@ impl HttpRemote {
             return self.unauthenticated(problem.ok());
         }
         match problem {
-            Ok(problem) if problem.code == Code::ResyncRequired => Error::Resync {
+            Ok(problem) if problem.code == Some(Code::ResyncRequired) => Error::Resync {
                 reason: problem.reason,
                 earlier: problem.earlier,
             },
             Ok(problem) => Error::Refused {
                 status: status.as_u16(),
-                code: Some(problem.code),
+                code: problem.code,
                 detail: problem.detail,
                 retry_after,
             },

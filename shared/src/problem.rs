@@ -15,16 +15,14 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What a program goes by.
-    pub code: Code,
+    /// What a program goes by. A later server may have codes that are not known here.
+    #[serde(deserialize_with = "known")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Code))]
+    pub code: Option<Code>,
     /// What was wrong, where, and what to do.
     pub detail: String,
     /// Why the cursor cannot be served, with `resync_required`. A later server may have reasons that are not known here.
-    #[serde(
-        default,
-        deserialize_with = "known_reason",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub reason: Option<ResyncReason>,
     /// With `source_changed`: whether a cursor from before the source changed may still be served, since it is known
@@ -156,11 +154,12 @@ pub enum ResyncReason {
     ScopeChanged,
 }
 
-fn known_reason<'de, D: Deserializer<'de>>(reason: D) -> Result<Option<ResyncReason>, D::Error> {
-    let name = Option::<String>::deserialize(reason)?;
+/// What has this name, where that is known.
+fn known<'de, T: Deserialize<'de>, D: Deserializer<'de>>(name: D) -> Result<Option<T>, D::Error> {
+    let name = Option::<String>::deserialize(name)?;
     Ok(name.and_then(|name| {
         let name: StringDeserializer<serde::de::value::Error> = name.into_deserializer();
-        ResyncReason::deserialize(name).ok()
+        T::deserialize(name).ok()
     }))
 }
 
@@ -168,17 +167,28 @@ fn known_reason<'de, D: Deserializer<'de>>(reason: D) -> Result<Option<ResyncRea
 mod tests {
     use super::*;
 
+    fn problem(code: &str, reason: &str) -> Problem {
+        let problem = format!(
+            r#"{{"type": "about:blank", "title": "", "status": 410, "code": {code}, "detail": "", "reason": {reason}}}"#
+        );
+        serde_json::from_str(&problem).expect("a problem")
+    }
+
     #[test]
     fn a_reason_of_a_later_server_is_none() {
-        let reason = |name: &str| {
-            let problem = format!(
-                r#"{{"type": "about:blank", "title": "", "status": 410, "code": "resync_required", "detail": "", "reason": {name}}}"#
-            );
-            serde_json::from_str::<Problem>(&problem).expect(name).reason
-        };
+        let reason = |name| problem("\"resync_required\"", name).reason;
         assert_eq!(reason("\"scope_changed\""), Some(ResyncReason::ScopeChanged));
         assert_eq!(reason("\"history_rewritten\""), None);
         assert_eq!(reason("null"), None);
+    }
+
+    #[test]
+    fn a_code_of_a_later_server_is_none_and_a_problem_without_one_is_anothers() {
+        let code = |name| problem(name, "null").code;
+        assert_eq!(code("\"unavailable\""), Some(Code::Unavailable));
+        assert_eq!(code("\"too_early\""), None);
+        let of_another = r#"{"type": "about:blank", "title": "", "status": 404, "detail": ""}"#;
+        assert!(serde_json::from_str::<Problem>(of_another).is_err());
     }
 
     #[test]

@@ -95,6 +95,24 @@ async fn a_refusal_ends_the_pull_at_once_with_the_servers_words() {
 }
 
 #[tokio::test]
+async fn a_code_of_a_later_server_is_a_refusal_like_others() {
+    let fixture = Fixture::new([Answer::problem(409, "too_early", None)]).await;
+    let error = fixture.client().pull().await.expect_err("a refusal");
+    assert!(
+        matches!(
+            error,
+            Error::Refused {
+                status: 409,
+                code: None,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("the detail"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_not_a_highwater_server_is_named() {
     let answers = [
         Answer::new(200, "text/html", "<html>hello</html>"),

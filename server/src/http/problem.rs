@@ -126,7 +126,7 @@ impl IntoResponse for Refusal {
             kind: "about:blank".to_owned(),
             title: status.canonical_reason().unwrap_or_default().to_owned(),
             status: status.as_u16(),
-            code: self.code,
+            code: Some(self.code),
             detail: self.detail,
             reason: self.reason,
             earlier: self.earlier,

@@ -225,7 +225,7 @@ async fn refuse(stream: &mut TcpStream) -> io::Result<()> {
         kind: "about:blank".to_owned(),
         title: "Upgrade Required".to_owned(),
         status: code.status(),
-        code,
+        code: Some(code),
         detail: "this address takes TLS only; write https:// in place of http://".to_owned(),
         reason: None,
         earlier: false,

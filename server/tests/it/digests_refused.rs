@@ -114,14 +114,14 @@ async fn what_is_asked_wrongly_is_refused_with_a_reason() {
         let problem: Problem = response.json().await.unwrap();
         assert_eq!(
             (problem.code, status),
-            (expected, expected.status()),
+            (Some(expected), expected.status()),
             "{what}: {}",
             problem.detail
         );
     }
     let by_get: Problem = rig.server.get("/digests").await.json().await.unwrap();
     assert!(
-        by_get.code == Code::MethodNotAllowed && by_get.detail.contains("takes POST"),
+        by_get.code == Some(Code::MethodNotAllowed) && by_get.detail.contains("takes POST"),
         "{}",
         by_get.detail
     );
@@ -150,7 +150,7 @@ async fn who_may_not_read_an_entity_may_not_compare_it() {
         let response = server.post("/digests", body.clone(), authorization).await;
         assert_eq!(response.headers()["cache-control"], "no-store, private");
         let problem: Problem = response.json().await.unwrap();
-        assert_eq!(problem.code, expected);
+        assert_eq!(problem.code, Some(expected));
     }
 }
 
@@ -168,7 +168,7 @@ async fn digests_are_bounded_in_time_and_number() {
     let body = json!({"entities": [{"entity": "product"}]}).to_string();
     let response = hurried.post("/digests", body.clone(), None).await;
     let problem: Problem = response.json().await.unwrap();
-    assert_eq!(problem.code, Code::Unavailable, "{}", problem.detail);
+    assert_eq!(problem.code, Some(Code::Unavailable), "{}", problem.detail);
 
     let mut altering = rig.pool.begin().await.unwrap();
     sqlx::raw_sql("lock table product in access exclusive mode")
@@ -193,10 +193,12 @@ async fn digests_are_bounded_in_time_and_number() {
     }
     let refused = server.post("/digests", body, None).await;
     assert!(refused.headers().contains_key("retry-after"));
-    assert_eq!(refused.json::<Problem>().await.unwrap().code, Code::Unavailable);
+    let refused: Problem = refused.json().await.unwrap();
+    assert_eq!(refused.code, Some(Code::Unavailable));
     // To look for a tombstone is a scan as well.
     let why = server.get("/why?entity=product&key=7").await;
-    assert_eq!(why.json::<Problem>().await.unwrap().code, Code::Unavailable);
+    let why: Problem = why.json().await.unwrap();
+    assert_eq!(why.code, Some(Code::Unavailable));
     altering.rollback().await.unwrap();
     for answered in waiting {
         assert_eq!(answered.await.unwrap(), 200);
