@@ -9,9 +9,10 @@
 mod download;
 mod format;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufReader, Seek as _};
+use std::io::{BufReader, ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -140,11 +141,14 @@ pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<Seed
         return Err(refused_for(&out.display().to_string(), reason.to_owned()));
     }
     // In the folder of the seed, so that the last step is a rename; gone however this ends.
-    let work = Scratch::new(folder, out).map_err(|error| failed("its folder cannot be written to", error))?;
-    let contents = store::write_image(store, &work.path("image"))?;
-    let header = format::pack(&work.path("image"), &contents, &work.path("seed"))
+    let work = Scratch::new(folder, out).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => failed("another process is making it", error),
+        _ => failed("its folder cannot be written to", error),
+    })?;
+    let contents = store::write_image(store, &work.image())?;
+    let header = format::pack(&work.image(), &contents, &work.seed())
         .map_err(|error| failed("it cannot be written", error))?;
-    fs::rename(work.path("seed"), out).map_err(|error| failed("it cannot be put in its place", error))?;
+    fs::rename(work.seed(), out).map_err(|error| failed("it cannot be put in its place", error))?;
     Ok(SeedReport::new(&header))
 }
 
@@ -293,24 +297,44 @@ fn refused(seed: impl fmt::Display, reason: String, source: impl Into<Cause>) ->
     }
 }
 
-/// A folder for what is under way; it goes with this value.
-struct Scratch(PathBuf);
+/// A folder for what is under way; it goes with this value. One that was left by a process that was killed is taken over.
+struct Scratch {
+    path: PathBuf,
+    /// Held, never read: the lock ends when the file is closed.
+    _lock: File,
+}
 
 impl Scratch {
     fn new(folder: &Path, out: &Path) -> std::io::Result<Self> {
-        let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let path = folder.join(format!(".{name}.{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
+        let mut name = OsString::from(".");
+        name.push(out.file_name().unwrap_or_default());
+        name.push(".part");
+        let path = folder.join(name);
+        fs::create_dir_all(&path)?;
+        let lock = File::create(path.join("lock"))?;
+        lock.try_lock()?;
+        for left in fs::read_dir(&path)? {
+            let left = left?;
+            if left.file_name() != "lock" {
+                fs::remove_file(left.path())?;
+            }
+        }
+        Ok(Self { path, _lock: lock })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+    /// The place of the store's image.
+    fn image(&self) -> PathBuf {
+        self.path.join("image")
+    }
+
+    /// The place of the seed, until it is whole.
+    fn seed(&self) -> PathBuf {
+        self.path.join("seed")
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -378,6 +378,39 @@ async fn a_seed_takes_no_other_files_place() {
     }
 }
 
+/// What is under way lies in a folder beside the seed, which one that is killed cannot remove.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_seed_leaves_is_taken_over_by_the_next() {
+    let (rig, origin) = seeded().await;
+    let store = rig.store("origin.db");
+    let work = rig.store(".origin.seed.part");
+    assert!(!work.exists(), "it was not killed");
+    std::fs::create_dir(&work).unwrap();
+    for left in ["image", "image-journal", "seed", "lock"] {
+        std::fs::write(work.join(left), "half of it").unwrap();
+    }
+    // Its process lives.
+    let held = std::fs::File::open(work.join("lock")).unwrap();
+    held.lock().unwrap();
+    let before = std::fs::read(&origin).unwrap();
+    let second = seed(&store, &origin).await;
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        said(&second).contains("another process is making it"),
+        "{}",
+        said(&second)
+    );
+    assert!(std::fs::read(&origin).unwrap() == before);
+    assert_eq!(std::fs::read_to_string(work.join("image")).unwrap(), "half of it");
+    drop(held);
+    let made = seed(&store, &origin).await;
+    assert!(made.status.success(), "{}", said(&made));
+    assert!(!work.exists());
+    let begun = rig.store("begun.db");
+    begin(&rig, &begun, origin.to_str().unwrap()).await;
+    rig.assert_equal(&begun, TABLES, "begun").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_that_is_not_there_leaves_nothing_behind() {
     let rig = Rig::start(SQL, TABLES).await;
