@@ -36,7 +36,11 @@ pub(super) fn finish(
     keep_deleted: bool,
 ) -> Result<Renewed, Error> {
     if rows.columns != renewal.columns {
-        return replace(connection, entity, rows, renewal);
+        let mut renewal = renewal.clone();
+        if keep_deleted && rows.keeps_deleted {
+            carry_over(connection, entity, rows, &mut renewal)?;
+        }
+        return replace(connection, entity, rows, &renewal);
     }
     let renewed = merge(connection, entity, rows, renewal, keep_deleted)?;
     connection.execute(
@@ -45,6 +49,38 @@ pub(super) fn finish(
     )?;
     renewal.remove(connection)?;
     Ok(renewed)
+}
+
+/// Keeps the rows that did not come again, flagged as deleted, with what they hold in the columns that are the same. Not
+/// where the key is another, or where the flag's name was taken.
+fn carry_over(
+    connection: &Connection,
+    entity: &EntityName,
+    rows: &Table,
+    renewal: &mut Table,
+) -> Result<(), Error> {
+    let stays = |column: &&Column| renewal.columns.contains(column);
+    let has_to_stay = |column: &&Column| column.role.is_some();
+    let same = rows
+        .columns
+        .iter()
+        .filter(|column| has_to_stay(column))
+        .all(|column| stays(&column))
+        && rows.key().count() == renewal.key().count();
+    if !same || renewal.has_deleted_of_its_own() {
+        return Ok(());
+    }
+    let columns = list(rows.columns.iter().filter(stays), "");
+    renewal.keep_deleted(connection, entity)?;
+    connection.execute_batch(&format!(
+        "insert into main.{target} ({columns}, {deleted}) select {columns}, 1 from main.{rows} as kept
+         where not exists (select 1 from main.{target} as fresh where {same_key})",
+        target = quoted(&renewal.name),
+        rows = quoted(&rows.name),
+        deleted = deleted_column(),
+        same_key = equal(rows.key()),
+    ))?;
+    Ok(())
 }
 
 /// Puts the table `renewal`, which has other columns, in the place of `rows`.
@@ -77,7 +113,7 @@ pub(super) fn replace(
         name: rows.name.clone(),
         ..renewal.clone()
     };
-    if rows.keeps_deleted && !table.has_deleted_of_its_own() {
+    if rows.keeps_deleted && !table.keeps_deleted && !table.has_deleted_of_its_own() {
         table.keep_deleted(connection, entity)?;
     }
     let mut dropped = objects::recreate(connection, entity, &table, objects)?;
@@ -85,7 +121,12 @@ pub(super) fn replace(
     for (neighbour, table) in neighbours {
         dropped.extend(objects::mend(connection, &neighbour, &table)?);
     }
-    let count = format!("select count(*) from main.{}", quoted(&table.name));
+    let live = if table.keeps_deleted {
+        format!("where {} = 0", deleted_column())
+    } else {
+        String::new()
+    };
+    let count = format!("select count(*) from main.{} {live}", quoted(&table.name));
     let upserts: i64 = connection.query_row(&count, [], |row| row.get(0))?;
     Ok(Renewed {
         upserts: upserts.unsigned_abs(),

@@ -105,6 +105,65 @@ async fn other_columns_leave_the_flag_where_it_was_and_bring_none() {
 }
 
 #[tokio::test]
+async fn kept_rows_stay_where_columns_change_with_what_they_hold_in_the_others() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair", "2 Table", "3 Lamp"]);
+    pull_with(&store, [page.end("c1", false)], keep()).await.report();
+    let gone = Page::new().delete(&["1"], "deleted").end("c2", false);
+    pull_with(&store, [gone], keep()).await.report();
+    let with_size = PRODUCT.replace(
+        r#"{"name":"changed_date""#,
+        r#"{"name":"size","type":"integer"},{"name":"changed_date""#,
+    );
+    // 2 was deleted meanwhile.
+    let anew = Page::new()
+        .fingerprint("f2")
+        .block("product", "reset", &with_size, &[])
+        .block("product", "upsert", &with_size, &[&format!("3\tLamp\t7\t{DATE}")]);
+    let report = pull_with(&store, [anew.end("c3", false)], keep()).await.report();
+    assert_eq!(report.entities[0].upserts, 1);
+    assert_eq!(
+        place.query("select id || name || coalesce(size, '-') || deleted from product"),
+        ["1Chair-1", "2Table-1", "3Lamp70"]
+    );
+    // Without the wish they go with the next change of columns.
+    let anew = Page::new().reset().upsert(&["3 Lamp"]).end("c4", false);
+    pull(&store, [anew]).await.report();
+    assert_eq!(
+        place.query("select id || name || deleted from product"),
+        ["3Lamp0"]
+    );
+}
+
+#[tokio::test]
+async fn kept_rows_go_where_the_key_changes() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair", "2 Table"]);
+    pull_with(&store, [page.end("c1", false)], keep()).await.report();
+    let gone = Page::new().delete(&["1"], "deleted").end("c2", false);
+    pull_with(&store, [gone], keep()).await.report();
+    for (key, next) in [
+        (PRODUCT.replace("bigint", "text"), "c3"),
+        (
+            PRODUCT.replace(r#""type":"text""#, r#""type":"text","role":"key""#),
+            "c4",
+        ),
+    ] {
+        let anew = Page::new()
+            .fingerprint(next)
+            .block("product", "reset", &key, &[])
+            .block("product", "upsert", &key, &[&format!("2\tTable\t{DATE}")]);
+        pull_with(&store, [anew.end(next, false)], keep()).await.report();
+        assert_eq!(
+            place.query("select id || name || deleted from product"),
+            ["2Table0"]
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_column_of_the_same_name_is_in_the_way() {
     let place = Place::new();
     let store = place.open();
