@@ -310,7 +310,10 @@ impl Scratch {
         name.push(out.file_name().unwrap_or_default());
         name.push(".part");
         let path = folder.join(name);
-        fs::create_dir_all(&path)?;
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let lock = File::create(path.join("lock"))?;
         lock.try_lock()?;
         for left in fs::read_dir(&path)? {
