@@ -1,7 +1,7 @@
 //! What a store holds at one moment, read beside its writer: the cursors and the rows of one transaction,
 //! as hashes that can be compared with those of the source.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ const PULL_POLL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct View {
     connection: Connection,
+    path: PathBuf,
     helpers: Vec<SyncHelper>,
     /// How large the file is.
     bytes: u64,
@@ -100,6 +101,7 @@ impl View {
                 let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
                 return Ok(Self {
                     connection,
+                    path: path.to_owned(),
                     helpers,
                     bytes: pages.saturating_mul(page).unsigned_abs(),
                 });
@@ -142,8 +144,9 @@ impl View {
 
     /// The table of an entity.
     pub(crate) fn compared(&self, entity: &EntityName, deep: bool) -> Result<Compared, Error> {
-        let table =
-            Table::find(&self.connection, entity, Purpose::Rows)?.ok_or_else(|| Error::TableMissing {
+        let table = Table::find(&self.connection, entity, Purpose::Rows)
+            .map_err(|error| error.in_store(&self.path))?
+            .ok_or_else(|| Error::TableMissing {
                 entity: entity.clone(),
             })?;
         Ok(Compared::new(table, deep))
@@ -158,17 +161,20 @@ impl View {
         mut is_wanted: impl FnMut(u64) -> bool,
         mut each: impl FnMut(RowHashes, &dyn Fn() -> Vec<u8>),
     ) -> Result<(), Error> {
-        let mut statement = self.prepare(entity, &compared.select_sql(&compared.live()))?;
-        let mut rows = statement.query([])?;
-        let mut texts = Texts::default();
-        while let Some(row) = rows.next()? {
-            let key = compared.key_hash(row, &mut texts)?;
-            if is_wanted(key) {
-                let digest = compared.digest(key, row, &mut texts)?;
-                each(RowHashes { key, digest }, &|| texts.key_line());
+        let mut read = || -> Result<(), Error> {
+            let mut statement = self.prepare(entity, &compared.select_sql(&compared.live()))?;
+            let mut rows = statement.query([])?;
+            let mut texts = Texts::default();
+            while let Some(row) = rows.next()? {
+                let key = compared.key_hash(row, &mut texts)?;
+                if is_wanted(key) {
+                    let digest = compared.digest(key, row, &mut texts)?;
+                    each(RowHashes { key, digest }, &|| texts.key_line());
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        read().map_err(|error| error.in_store(&self.path))
     }
 
     /// The same of the rows that have one of these keys, lines of `COPY` text, each looked up.
@@ -202,7 +208,8 @@ impl View {
                 statement.raw_bind_parameter(place + 1, value)?;
             }
             let mut rows = statement.raw_query();
-            while let Some(row) = rows.next()? {
+            let in_store = |error: rusqlite::Error| Error::from(error).in_store(&self.path);
+            while let Some(row) = rows.next().map_err(in_store)? {
                 let key = compared.key_hash(row, &mut texts)?;
                 let digest = compared.digest(key, row, &mut texts)?;
                 each(RowHashes { key, digest }, &|| texts.key_line());

@@ -317,6 +317,23 @@ async fn a_server_that_goes_away_is_waited_for_and_then_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_rows_cannot_be_read_is_named_with_what_to_do() {
+    let (rig, store) = pulled(PRODUCTS, &["product"]).await;
+    let mut bytes = std::fs::read(&store).unwrap();
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0xff);
+    std::fs::write(&store, bytes).unwrap();
+    for more in [&[][..], &["--deep"], &["--repair"]] {
+        let (code, said) = verify(&rig.url(), &store, more).await;
+        let said = said.as_str().unwrap_or_default();
+        assert!(
+            code == 1 && said.contains("verified.db is damaged") && said.contains("highwater reset"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_are_told_in_words_and_quiet_is_quiet() {
     let (rig, store) = pulled(PRODUCTS, &["product"]).await;
     let text = async |more: &[&str]| {
