@@ -185,3 +185,18 @@ async fn an_insert_keeps_no_date_of_its_own() {
     .unwrap();
     assert!(early && null, "stamped by the clock, in the order of writing");
 }
+
+/// Rows come in the order of their keys, or of the transactions that changed them, and not of their dates.
+#[tokio::test]
+async fn the_newest_date_counts_wherever_it_stands() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text, changed_date timestamptz not null);
+         insert into product values (1, 'a', '2026-01-02 10:00+00'), (2, 'b', '2026-01-03 10:00+00'),
+            (3, 'c', '2026-01-01 10:00+00')",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    pull_until_date_is_newest(&rig, &mut copy).await;
+    assert_eq!(copy.last_sync_date, "2026-01-03T10:00:00.000000Z");
+}

@@ -216,3 +216,24 @@ async fn a_comparison_of_everything_is_one_scan_and_rows_that_are_named_are_look
     assert_eq!(scans, 1);
     assert!(by_index < 20, "{by_index} rows by an index");
 }
+
+/// The cursor that comes with digests is asked with again: it stands for what was seen before them, and what has come since is
+/// named as changed.
+#[tokio::test]
+async fn the_cursor_of_digests_is_compared_as_the_one_that_they_were_asked_with() {
+    let rig = Rig::start(PRODUCTS).await;
+    rig.enable(&["product"]).await;
+    let since = cursor(&rig.server).await;
+    let keys = async |since: &str| {
+        let body = json!({"since": since, "entities": [{"entity": "product", "want": "keys"}]});
+        asked(&rig.server, &body).await
+    };
+    rig.run("update product set name = 'new' where id <= 10").await;
+    let (first, trailer) = keys(&since).await;
+    assert_ne!(trailer.next, since);
+    rig.run("update product set name = 'newer' where id = 20").await;
+    let (second, _) = keys(&trailer.next).await;
+    let changed = |lines| of(lines, "Changed").len();
+    assert_eq!((changed(&first), changed(&second)), (10, 11));
+    assert_eq!(of(&second, "Key").len(), 989);
+}

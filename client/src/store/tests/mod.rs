@@ -4,6 +4,7 @@ mod attempts;
 mod images;
 mod keeping;
 mod lines;
+mod looks;
 mod mending;
 mod objects;
 mod pages;
