@@ -169,10 +169,11 @@ impl Limits {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn limits(of: &[(i32, &[&str])]) -> Limits {
+    /// A caller who may see these scopes of these entities.
+    pub(crate) fn limits(of: &[(i32, &[&str])]) -> Limits {
         let mut limits = Limits::default();
         for (number, scopes) in of {
             limits.limit(*number, scopes.iter().map(ToString::to_string).collect());

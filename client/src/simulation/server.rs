@@ -133,13 +133,7 @@ impl Remote for SimulatedServer {
             Fault::Crash => return Err(crash()),
             Fault::Gone(reason) if ask.since.is_some() => {
                 world.happened.change_of_scope |= reason == Some(ResyncReason::ScopeChanged);
-                return Ok(Answer {
-                    source,
-                    outcome: Outcome::Resync {
-                        reason,
-                        earlier: false,
-                    },
-                });
+                return Ok(gone(source, reason, false));
             }
             Fault::Late(seconds) => self.clock.pass(Duration::from_secs(seconds)),
             Fault::ClockSet(seconds) => self.clock.set(seconds),
@@ -151,22 +145,14 @@ impl Remote for SimulatedServer {
         let goes_on = ask.since.iter().all(|cursor| is_for(cursor, is_told));
         if !goes_on || !ask.held.iter().all(|cursor| is_for(cursor, false)) {
             world.happened.change_of_scope = true;
-            return Ok(Answer {
-                source,
-                outcome: Outcome::Resync {
-                    reason: Some(ResyncReason::ScopeChanged),
-                    earlier: false,
-                },
-            });
+            return Ok(gone(source, Some(ResyncReason::ScopeChanged), false));
         }
         if is_lost {
-            return Ok(Answer {
+            return Ok(gone(
                 source,
-                outcome: Outcome::Resync {
-                    reason: Some(ResyncReason::SourceChanged),
-                    earlier: world.reads_history,
-                },
-            });
+                Some(ResyncReason::SourceChanged),
+                world.reads_history,
+            ));
         }
         let limit = world.rng.random_range(1..8);
         let lag_max = world.lag_max;
@@ -284,6 +270,13 @@ impl World {
                 }
             }
         }
+    }
+}
+
+fn gone(source: SourceId, reason: Option<ResyncReason>, earlier: bool) -> Answer<SimulatedBody> {
+    Answer {
+        source,
+        outcome: Outcome::Resync { reason, earlier },
     }
 }
 

@@ -220,18 +220,12 @@ impl Sink {
         tables.get_mut(entity).expect("a table")
     }
 
-    fn within(&mut self, header: &BlockHeader) -> Result<(), Error> {
+    fn within(&mut self, header: &BlockHeader) {
         let table = self.table(&header.entity);
-        if table.header.fingerprint != header.fingerprint {
-            return Err(Error::SchemaChanged {
-                entity: header.entity.clone(),
-            });
-        }
         let columns = &table.header.columns;
         let place = columns.iter().position(|column| *column == header.columns[0]);
         let place = place.expect("the scope's column");
         table.rows.retain(|_, row| header.values.contains(&row[place]));
-        Ok(())
     }
 
     fn finish(mut self, trailer: &Trailer) -> Result<(Inner, PageApplied), Error> {
@@ -294,9 +288,6 @@ impl PageSink for Sink {
     fn block(&mut self, header: BlockHeader) -> Result<(), Error> {
         let entity = header.entity.clone();
         self.touched.push(entity.clone());
-        if header.kind == BlockKind::Within {
-            return self.within(&header);
-        }
         if header.kind == BlockKind::Reset {
             let since = self.order.ask.since.clone();
             let sequence = self.sequence;
@@ -326,6 +317,8 @@ impl PageSink for Sink {
             }
         } else if self.table(&entity).header.fingerprint != header.fingerprint {
             return Err(Error::SchemaChanged { entity });
+        } else if header.kind == BlockKind::Within {
+            self.within(&header);
         }
         self.header = Some(header);
         Ok(())

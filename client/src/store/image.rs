@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::open::{self, beside, io_error, refuse};
 use super::table::{Purpose, Table};
-use super::table_sql::{deleted_column, list, quoted};
+use super::table_sql::{list, quoted};
 use super::{look, schema, sync_helpers};
 use crate::error::Error;
 use crate::sync_helper::{SourceId, State, SyncHelper};
@@ -117,15 +117,11 @@ fn copy_table(connection: &Connection, entity: &EntityName, table: &Table) -> Re
         params![entity.as_str(), Purpose::Rows.as_str()],
     )?;
     let columns = list(table.columns.iter(), "");
-    let live = if table.keeps_deleted {
-        format!("where {} = 0", deleted_column())
-    } else {
-        String::new()
-    };
     let rows = connection.execute(
         &format!(
-            "insert into image.{0} ({columns}) select {columns} from main.{0} {live} order by {key}",
+            "insert into image.{0} ({columns}) select {columns} from main.{0}{live} order by {key}",
             quoted(&table.name),
+            live = table.where_live(),
             key = list(table.key(), "")
         ),
         [],

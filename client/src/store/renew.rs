@@ -10,6 +10,7 @@ use highwater_shared::{BlockHeader, BlockKind, Column, ColumnRole, EntityName};
 use rusqlite::{Connection, params};
 
 use super::objects;
+use super::status;
 use super::table::{Purpose, Table};
 use super::table_sql::{deleted_column, list, quoted};
 use super::unique_index;
@@ -60,14 +61,9 @@ fn carry_over(
     renewal: &mut Table,
 ) -> Result<(), Error> {
     let stays = |column: &&Column| renewal.columns.contains(column);
-    let has_to_stay = |column: &&Column| column.role.is_some();
-    let same = rows
-        .columns
-        .iter()
-        .filter(|column| has_to_stay(column))
-        .all(|column| stays(&column))
-        && rows.key().count() == renewal.key().count();
-    if !same || renewal.has_deleted_of_its_own() {
+    let mut with_role = rows.columns.iter().filter(|column| column.role.is_some());
+    let is_same_key = with_role.all(|column| stays(&column)) && rows.key().count() == renewal.key().count();
+    if !is_same_key || renewal.has_deleted_of_its_own() {
         return Ok(());
     }
     let columns = list(rows.columns.iter().filter(stays), "");
@@ -121,15 +117,8 @@ pub(super) fn replace(
     for (neighbour, table) in neighbours {
         dropped.extend(objects::mend(connection, &neighbour, &table)?);
     }
-    let live = if table.keeps_deleted {
-        format!("where {} = 0", deleted_column())
-    } else {
-        String::new()
-    };
-    let count = format!("select count(*) from main.{} {live}", quoted(&table.name));
-    let upserts: i64 = connection.query_row(&count, [], |row| row.get(0))?;
     Ok(Renewed {
-        upserts: upserts.unsigned_abs(),
+        upserts: status::count(connection, &table)?,
         deletes: 0,
         dropped,
         broken: views.broken(connection)?,

@@ -8,7 +8,7 @@ use super::look;
 use super::schema;
 use super::sync_helpers;
 use super::table::{Purpose, Table};
-use super::table_sql::{deleted_column, quoted};
+use super::table_sql::quoted;
 use crate::error::Error;
 use crate::sync_helper::{SourceId, SyncHelper};
 
@@ -68,11 +68,13 @@ fn entity(connection: &Connection, helper: SyncHelper) -> Result<EntityStatus, E
     })
 }
 
-fn count(connection: &Connection, table: &Table) -> Result<u64, Error> {
-    let mut sql = format!("select count(*) from main.{}", quoted(&table.name));
-    if table.keeps_deleted {
-        sql = format!("{sql} where {} = 0", deleted_column());
-    }
+/// How many rows of a table are live.
+pub(super) fn count(connection: &Connection, table: &Table) -> Result<u64, Error> {
+    let sql = format!(
+        "select count(*) from main.{}{}",
+        quoted(&table.name),
+        table.where_live()
+    );
     let rows: i64 = connection.query_row(&sql, [], |row| row.get(0))?;
     Ok(rows.unsigned_abs())
 }

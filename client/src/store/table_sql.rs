@@ -104,6 +104,15 @@ impl Table {
             .map_or("changed_date", |column| column.name.as_str())
     }
 
+    /// What follows a `select` for the rows that were not deleted.
+    pub(super) fn where_live(&self) -> String {
+        if self.keeps_deleted {
+            format!(" where {} = 0", deleted_column())
+        } else {
+            String::new()
+        }
+    }
+
     fn key_is_bound(&self) -> String {
         let terms: Vec<String> = self
             .key()

@@ -145,7 +145,7 @@ impl View {
     /// The table of an entity.
     pub(crate) fn compared(&self, entity: &EntityName, deep: bool) -> Result<Compared, Error> {
         let table = Table::find(&self.connection, entity, Purpose::Rows)
-            .map_err(|error| error.in_store(&self.path))?
+            .map_err(|error| self.failed(error))?
             .ok_or_else(|| Error::TableMissing {
                 entity: entity.clone(),
             })?;
@@ -161,20 +161,17 @@ impl View {
         mut is_wanted: impl FnMut(u64) -> bool,
         mut each: impl FnMut(RowHashes, &dyn Fn() -> Vec<u8>),
     ) -> Result<(), Error> {
-        let mut read = || -> Result<(), Error> {
-            let mut statement = self.prepare(entity, &compared.select_sql(&compared.live()))?;
-            let mut rows = statement.query([])?;
-            let mut texts = Texts::default();
-            while let Some(row) = rows.next()? {
-                let key = compared.key_hash(row, &mut texts)?;
-                if is_wanted(key) {
-                    let digest = compared.digest(key, row, &mut texts)?;
-                    each(RowHashes { key, digest }, &|| texts.key_line());
-                }
+        let mut statement = self.prepare(entity, &compared.select_sql(&compared.table.where_live()))?;
+        let mut rows = statement.query([])?;
+        let mut texts = Texts::default();
+        while let Some(row) = rows.next().map_err(|error| self.failed(error))? {
+            let key = compared.key_hash(row, &mut texts)?;
+            if is_wanted(key) {
+                let digest = compared.digest(key, row, &mut texts)?;
+                each(RowHashes { key, digest }, &|| texts.key_line());
             }
-            Ok(())
-        };
-        read().map_err(|error| error.in_store(&self.path))
+        }
+        Ok(())
     }
 
     /// The same of the rows that have one of these keys, lines of `COPY` text, each looked up.
@@ -208,8 +205,7 @@ impl View {
                 statement.raw_bind_parameter(place + 1, value)?;
             }
             let mut rows = statement.raw_query();
-            let in_store = |error: rusqlite::Error| Error::from(error).in_store(&self.path);
-            while let Some(row) = rows.next().map_err(in_store)? {
+            while let Some(row) = rows.next().map_err(|error| self.failed(error))? {
                 let key = compared.key_hash(row, &mut texts)?;
                 let digest = compared.digest(key, row, &mut texts)?;
                 each(RowHashes { key, digest }, &|| texts.key_line());
@@ -226,9 +222,14 @@ impl View {
                     source: Box::new(error),
                 }
             } else {
-                error.into()
+                self.failed(error)
             }
         })
+    }
+
+    /// The error for a store that cannot be read.
+    fn failed(&self, error: impl Into<Error>) -> Error {
+        error.into().in_store(&self.path)
     }
 }
 
@@ -288,14 +289,6 @@ impl Compared {
     pub(crate) fn key(&self) -> impl Iterator<Item = (&str, ValueKind)> {
         let names = self.table.key().map(|column| column.name.as_str());
         names.zip(self.key.iter().copied())
-    }
-
-    fn live(&self) -> String {
-        if self.table.keeps_deleted {
-            format!(" where {} = 0", deleted_column())
-        } else {
-            String::new()
-        }
     }
 
     fn select_sql(&self, condition: &str) -> String {

@@ -117,11 +117,10 @@ async fn begin(
     let (since, asked) = (&request.since, &request.entities);
     let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.takes).await?;
     let mut standing = standing?;
-    let asked = look.numbers();
     for held in &request.held {
         let evidence = evidence(connection, held, &look.moment).await?;
         let sight = Sight {
-            asked: &asked,
+            is_asked: &|number| look.has(number),
             limits: &look.limits,
             rescoped: RescopedAs::Resync,
         };
@@ -170,7 +169,7 @@ pub(super) async fn stand(
         RescopedAs::Rows | RescopedAs::Resync => RescopedAs::Resync,
     };
     let sight = Sight {
-        asked: &look.numbers(),
+        is_asked: &|number| look.has(number),
         limits: &look.limits,
         rescoped,
     };
@@ -189,9 +188,12 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// The numbers of the entities, ascending.
-    fn numbers(&self) -> Vec<i32> {
-        self.entities.iter().map(|entity| entity.covered.number).collect()
+    /// Whether it has the entity with this number.
+    fn has(&self, number: i32) -> bool {
+        let place = self
+            .entities
+            .binary_search_by_key(&number, |entity| entity.covered.number);
+        place.is_ok()
     }
 
     /// Plans what a page sends of it, and leaves out of the delta what that page does not.

@@ -125,10 +125,10 @@ pub(crate) enum Standing {
 }
 
 /// What a caller asks for, and how it is told where it may see other rows of that than before.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Sight<'a> {
-    /// The numbers of the entities, ascending.
-    pub(crate) asked: &'a [i32],
+    /// Whether the entity with this number is asked for.
+    pub(crate) is_asked: &'a dyn Fn(i32) -> bool,
     pub(crate) limits: &'a Limits,
     pub(crate) rescoped: RescopedAs,
 }
@@ -140,16 +140,16 @@ impl Sight<'_> {
         // none of the caller's business, which no rows tell.
         let concerned = || {
             let numbers = cursor.entities();
-            numbers.filter(|number| self.asked.binary_search(number).is_ok() || self.limits.forbids(*number))
+            numbers.filter(|number| (self.is_asked)(*number) || self.limits.forbids(*number))
         };
-        let follows = cursor.remembers_scopes() && self.limits.follows(&cursor.scopes, concerned());
-        let is_as = self.limits.is_as(&cursor.scopes, concerned());
-        let is_told = || self.rescoped == RescopedAs::Rows && follows && cursor.is_of_a_snapshot();
+        let follows = || cursor.remembers_scopes() && self.limits.follows(&cursor.scopes, concerned());
+        let is_as = || self.limits.is_as(&cursor.scopes, concerned());
+        let is_told = || self.rescoped == RescopedAs::Rows && cursor.is_of_a_snapshot() && follows();
         let is_same = cursor.scope == self.limits.hash(cursor.entities());
         match &cursor.pull {
-            None => is_same || (follows && is_as) || is_told(),
+            None => is_same || (follows() && is_as()) || is_told(),
             // What was begun to be told by rows is told so to the end, and of one change at a time.
-            Some(_) => is_same && (is_as || is_told()),
+            Some(_) => is_same && (is_as() || is_told()),
         }
     }
 }

@@ -109,13 +109,12 @@ impl View {
 
     /// How this view stands to a cursor; a caller that may see other rows than before lacks something in any case.
     fn standing(&self, since: &Since, asked: &Asked, limits: &Limits) -> Result<Standing, ReadError> {
-        let entities = self.entities.iter().map(|watched| &watched.entity);
-        let asked: Vec<i32> = entities
-            .filter(|entity| asked.holds(&entity.name))
-            .map(|entity| entity.covered.number)
-            .collect();
+        let is_asked = |number| {
+            let mut entities = self.entities.iter().map(|watched| &watched.entity);
+            entities.any(|entity| entity.covered.number == number && asked.holds(&entity.name))
+        };
         let sight = Sight {
-            asked: &asked,
+            is_asked: &is_asked,
             limits,
             rescoped: RescopedAs::Resync,
         };

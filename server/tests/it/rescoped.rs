@@ -52,13 +52,19 @@ struct Rescoped {
     trailer: Value,
 }
 
-async fn rescoped(tenants: &Tenants, query: &str, caller: &str) -> Rescoped {
-    let url = format!("http://{}/changes?{query}", tenants.server.address);
-    let request = reqwest::Client::new()
-        .get(url)
-        .header("authorization", caller)
+/// Asks a server for blocks.
+async fn asked(server: &Served, query: &str, caller: Option<&str>) -> reqwest::Response {
+    let mut request = reqwest::Client::new()
+        .get(format!("http://{}/changes?{query}", server.address))
         .header("accept", "application/vnd.highwater.copy");
-    let response = request.send().await.unwrap();
+    if let Some(caller) = caller {
+        request = request.header("authorization", caller);
+    }
+    request.send().await.unwrap()
+}
+
+async fn rescoped(tenants: &Tenants, query: &str, caller: &str) -> Rescoped {
+    let response = asked(&tenants.server, query, Some(caller)).await;
     let status = response.status();
     let body = response.text().await.unwrap();
     let (mut within, mut rows, mut trailer) = (Vec::new(), Vec::new(), Value::Null);
@@ -187,13 +193,7 @@ async fn who_had_more_values_than_are_remembered_is_told_nothing_by_rows() {
         StatusCode::GONE
     );
     let open = Served::start(&tenants.rig.pool).await;
-    let answer = reqwest::Client::new()
-        .get(format!("http://{}/changes?{told}", open.address))
-        .header("accept", "application/vnd.highwater.copy")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), StatusCode::GONE);
+    assert_eq!(asked(&open, &told, None).await.status(), StatusCode::GONE);
 }
 
 /// What becomes of one entity is nothing to those that are asked for beside it, or without it.

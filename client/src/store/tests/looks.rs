@@ -28,6 +28,7 @@ async fn a_pull_that_is_under_way_is_waited_for() {
     let looking = tokio::task::spawn_blocking(move || {
         View::open(&path, None, Look::BetweenPulls, &CancellationToken::new())
     });
+    // Nothing tells that it waits; one that does not has ended by then.
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert!(!looking.is_finished());
     let rest = Page::new().upsert(&["2 Table"]).end("c1", false);
@@ -60,7 +61,7 @@ async fn what_no_pull_will_end_is_told_at_once() {
         .reset_of("tax")
         .end_covering("c1", false, BOTH);
     pull(&store, [both]).await.report();
-    let told = |wanted: &str| {
+    let look_at = |wanted: &str| {
         let wanted = [EntityName::new(wanted)];
         let looked = View::open(
             &place.path(),
@@ -70,30 +71,31 @@ async fn what_no_pull_will_end_is_told_at_once() {
         );
         looked.map(|_| ()).map_err(|error| error.to_string())
     };
-    assert_eq!(told("tax"), Ok(()));
-    assert!(told("bill").is_err_and(|error| error.contains("bill")));
+    assert_eq!(look_at("tax"), Ok(()));
+    assert!(look_at("bill").is_err_and(|error| error.contains("bill")));
     store.reset(&[EntityName::new("tax")]).expect("a reset");
-    assert!(told("tax").is_err_and(|error| error.contains("tax was reset")));
+    assert!(look_at("tax").is_err_and(|error| error.contains("tax was reset")));
     let gone = Page::new().reset().upsert(&["1 Chair"]).end("c3", false);
     pull(&store, [GONE, gone]).await.report();
-    assert!(told("tax").is_err_and(|error| error.contains("no longer offered tax")));
-    assert_eq!(told("product"), Ok(()));
+    assert!(look_at("tax").is_err_and(|error| error.contains("no longer offered tax")));
+    assert_eq!(look_at("product"), Ok(()));
 }
 
 /// A key of two columns, and two others.
 const PAIR: &str = r#"[{"name":"area","type":"text","role":"key","place":1},{"name":"id","type":"bigint","role":"key","place":2},{"name":"name","type":"text"},{"name":"changed_date","type":"timestamp with time zone","role":"changed_date"},{"name":"size","type":"integer"}]"#;
 
-/// The rows that a look tells of, each with its key as a line, ascending.
+/// The rows that a look tells of, each with its key as a line, and the hashes of key and row; ascending.
 fn told(
     view: &View,
     compared: &Compared,
     keys: Option<&[&str]>,
     is_wanted: impl FnMut(u64) -> bool,
-) -> Vec<(String, RowHashes)> {
+) -> Vec<(String, (u64, u64))> {
     let entity = EntityName::new("pair");
     let mut found = Vec::new();
     let each = |hashes: RowHashes, line: &dyn Fn() -> Vec<u8>| {
-        found.push((String::from_utf8(line()).expect("text"), hashes));
+        let line = String::from_utf8(line()).expect("text");
+        found.push((line, (hashes.key, hashes.digest)));
     };
     match keys {
         None => view.rows(&entity, compared, is_wanted, each).expect("rows"),
@@ -102,7 +104,7 @@ fn told(
             view.rows_of(&entity, compared, keys, each).expect("rows");
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_unstable();
     found
 }
 
@@ -148,31 +150,17 @@ async fn rows_are_told_by_hashes_of_what_postgres_prints() {
         let others = |all: &'static [(u64, &'static str)]| if deep { all } else { &[] };
         let all = [
             (
-                "a\\tb\t1",
+                "a\\tb\t1".to_owned(),
                 expected("a\tb", "1", others(&[(3, "Chair"), (5, "7")])),
             ),
-            ("c\t10", expected("c", "10", others(&[(3, "Lamp")]))),
-            ("c\t2", expected("c", "2", others(&[(5, "-3")]))),
+            ("c\t10".to_owned(), expected("c", "10", others(&[(3, "Lamp")]))),
+            ("c\t2".to_owned(), expected("c", "2", others(&[(5, "-3")]))),
         ];
-        let plain = |found: Vec<(String, RowHashes)>| -> Vec<(String, (u64, u64))> {
-            let pairs = found
-                .into_iter()
-                .map(|(line, hashes)| (line, (hashes.key, hashes.digest)));
-            pairs.collect()
-        };
-        let owned = |rows: &[(&str, (u64, u64))]| -> Vec<(String, (u64, u64))> {
-            rows.iter()
-                .map(|(line, hashes)| ((*line).to_owned(), *hashes))
-                .collect()
-        };
-        assert_eq!(plain(told(&view, &compared, None, |_| true)), owned(&all));
+        assert_eq!(told(&view, &compared, None, |_| true), all);
         let wanted = all[1].1.0;
-        assert_eq!(
-            plain(told(&view, &compared, None, |key| key == wanted)),
-            owned(&all[1..2])
-        );
+        assert_eq!(told(&view, &compared, None, |key| key == wanted), all[1..2]);
         let asked = ["c\t10", "d\t4", "a\\tb\t1", "c\t3"];
-        let found = plain(told(&view, &compared, Some(&asked), |_| true));
-        assert_eq!(found, owned(&all[..2]), "flagged, and not there");
+        let found = told(&view, &compared, Some(&asked), |_| true);
+        assert_eq!(found, all[..2], "flagged, and not there");
     }
 }

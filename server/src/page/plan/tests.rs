@@ -1,10 +1,9 @@
-use std::sync::LazyLock;
-
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
 use crate::scope::Remembered;
+use crate::scope::tests::limits;
 use highwater_shared::{EntityName, Timestamp};
 
 const TIMELINE: u32 = 4;
@@ -60,11 +59,10 @@ fn cursor() -> Cursor {
 }
 
 /// What a caller who may see everything asks for; it does not matter here.
-fn unlimited() -> Sight<'static> {
-    static LIMITS: LazyLock<Limits> = LazyLock::new(Limits::default);
+fn unlimited(limits: &Limits) -> Sight<'_> {
     Sight {
-        asked: &[],
-        limits: &LIMITS,
+        is_asked: &|_| true,
+        limits,
         rescoped: RescopedAs::Resync,
     }
 }
@@ -72,7 +70,7 @@ fn unlimited() -> Sight<'static> {
 /// What is said of a cursor: how it stands, or why it is refused.
 fn said(cursor: Cursor, moment: &Moment, evidence: &Evidence) -> Result<Standing, String> {
     let since = Since::Cursor(Box::new(cursor));
-    check(&since, moment, evidence, unlimited()).map_err(|error| match error {
+    check(&since, moment, evidence, unlimited(&Limits::default())).map_err(|error| match error {
         ReadError::Resync { reason, earlier } => {
             let or_earlier = if earlier { ", an earlier one may do" } else { "" };
             format!("{reason:?}{or_earlier}")
@@ -197,7 +195,13 @@ fn what_would_make_a_cursor_too_long_is_refused_before_there_is_one() {
         ..primary()
     };
     let begun = |moment: &Moment| {
-        check(&Since::Nothing, moment, &Evidence::default(), unlimited()).map_err(|error| error.to_string())
+        check(
+            &Since::Nothing,
+            moment,
+            &Evidence::default(),
+            unlimited(&Limits::default()),
+        )
+        .map_err(|error| error.to_string())
     };
     assert_eq!(begun(&busy(XIDS_IN_FLIGHT_MAX)), Ok(Standing::Level));
     let error = begun(&busy(XIDS_IN_FLIGHT_MAX + 1)).expect_err("too many");
@@ -325,14 +329,6 @@ fn the_end_of_a_pull_has_seen_what_was_seen_before_and_what_it_led_to() {
     assert_eq!(of(&since(led)), up_to(45));
 }
 
-fn limits(of: &[(i32, &[&str])]) -> Limits {
-    let mut limits = Limits::default();
-    for (number, scopes) in of {
-        limits.limit(*number, scopes.iter().map(ToString::to_string).collect());
-    }
-    limits
-}
-
 /// A cursor of the entities 1 and 2, whose holder might see this of them.
 fn limited(limits: &Limits) -> Cursor {
     Cursor {
@@ -347,7 +343,7 @@ fn limited(limits: &Limits) -> Cursor {
 fn serves(cursor: &Cursor, asked: &[i32], limits: &Limits) -> (bool, bool) {
     let by = |rescoped| {
         let sight = Sight {
-            asked,
+            is_asked: &|number| asked.contains(&number),
             limits,
             rescoped,
         };
