@@ -14,13 +14,30 @@ create table highwater.source (
     only_row boolean primary key default true check (only_row),
     own_id uuid not null default gen_random_uuid(),
     system_identifier bigint not null,
-    database oid not null
+    database oid not null,
+    -- A dump that is read into the database that it was made of makes another schema.
+    schema oid not null,
+    -- How often it was rebased, which counts in every id: see `highwater.era_start`.
+    era smallint not null default 0
 );
 
-insert into highwater.source (system_identifier, database)
-select s.system_identifier, d.oid
-from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
-where d.datname = current_database();
+-- What it would be where it is now.
+create view highwater.place as
+select c.system_identifier, d.oid as database, n.oid as schema
+from pg_catalog.pg_control_system() c, pg_catalog.pg_database d, pg_catalog.pg_namespace n
+where d.datname = pg_catalog.current_database() and n.nspname = 'highwater';
+
+insert into highwater.source (system_identifier, database, schema)
+select p.system_identifier, p.database, p.schema from highwater.place p;
+
+-- Whether this database was restored or copied to where it is, and not yet rebased.
+create function highwater.is_moved() returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select (s.system_identifier, s.database, s.schema) <> (p.system_identifier, p.database, p.schema)
+    from highwater.source s, highwater.place p
+$$;
 
 -- Every change in what an entity is takes a number from here, so that no number stands for two
 -- states of any entity.
@@ -55,7 +72,9 @@ create table highwater.entity (
     purged_date timestamptz,
     purged_snapshot pg_snapshot,
     -- Of the deletions that were removed, those with this id or an earlier one may be missing in `highwater.purged`.
-    forgotten_xid xid8
+    forgotten_xid xid8,
+    -- Where a rebase found all rows as a dump had brought them: `highwater.incarnation_of` at that time.
+    rebased_as bigint
 );
 
 -- SQLite cannot hold two tables whose names differ only by case.
@@ -115,3 +134,21 @@ create table highwater.truncation (
 );
 
 create index truncation_xid on highwater.truncation (entity, changed_xid);
+
+-- How far this database had come when `highwater.mark` was called last, by timeline. What a dump brings of it tells where in
+-- its history the dump was taken: not before this.
+create table highwater.mark (
+    -- Whose history it is.
+    system_identifier bigint not null,
+    database oid not null,
+    era smallint not null,
+    timeline integer not null,
+    entity integer not null,
+    -- Who holds the mark holds all that the log had before this position, and all that this snapshot has seen.
+    position pg_lsn not null,
+    snapshot pg_snapshot not null,
+    -- What the entity was, as a dump leaves it, and as cursors name it, which a dump does not.
+    shape text not null,
+    incarnation bigint not null,
+    primary key (system_identifier, database, era, timeline, entity)
+);

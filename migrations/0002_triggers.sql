@@ -6,20 +6,70 @@
 -- runs as its owner, because the writing role has no right on it, and with a pinned search path,
 -- because a security definer must not find the caller's functions.
 
--- Before an insert whose row does not have the stamp of its transaction already. The defaults of
--- the columns give it, and then this function is not called at all.
-create function highwater.stamp_insert() returns trigger
+-- What is added to Postgres' ids. Those in the rows of a dump are another cluster's, and may lie above all that are given out
+-- here. So each rebase begins an era, whose ids lie above all earlier ones: the era is in their highest bits, which Postgres
+-- does not come to in centuries. In the first era they are Postgres' own.
+create function highwater.era_start() returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select s.era::bigint << 48 from highwater.source s $$;
+
+-- The id of the current transaction, in this era.
+create function highwater.current_xid() returns xid8
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$ select (highwater.era_start() + pg_current_xact_id()::text::bigint)::text::xid8 $$;
+
+-- The same as an expression, for where a function costs too much.
+create function highwater.xid_expression() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case s.start
+           when 0 then 'pg_catalog.pg_current_xact_id()'
+           else format('(pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 operator(pg_catalog.+) %L::pg_catalog.int8)'
+                       '::pg_catalog.text::pg_catalog.xid8', s.start) end
+    from highwater.era_start() s (start)
+$$;
+
+-- The snapshot of the current statement, in ids of this era.
+create function highwater.current_snapshot() returns pg_snapshot
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case e.start when 0 then s.own else format('%s:%s:%s',
+        pg_snapshot_xmin(s.own)::text::bigint + e.start, pg_snapshot_xmax(s.own)::text::bigint + e.start,
+        (select string_agg((x::text::bigint + e.start)::text, ',' order by x) from pg_snapshot_xip(s.own) x))::pg_snapshot end
+    from pg_current_snapshot() s (own), highwater.era_start() e (start)
+$$;
+
+-- Writes the function that is called before an insert whose row does not have the stamp of its transaction already. The
+-- defaults of the columns give it, and then it is not called at all.
+create function highwater.write_stamp_insert() returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- The id is taken before the clock: whoever has seen all ids up to a moment has then seen
-    -- every date up to that moment.
-    new.changed_xid := pg_catalog.pg_current_xact_id();
-    new.changed_date := pg_catalog.clock_timestamp();
-    new.deleted := coalesce(new.deleted, false);
-    return new;
+    execute format($write$
+        create or replace function highwater.stamp_insert() returns trigger
+        language plpgsql
+        as $body$
+        begin
+            -- The id is taken before the clock: whoever has seen all ids up to a moment has then seen
+            -- every date up to that moment.
+            new.changed_xid := %s;
+            new.changed_date := pg_catalog.clock_timestamp();
+            new.deleted := coalesce(new.deleted, false);
+            return new;
+        end
+        $body$
+        $write$, highwater.xid_expression());
 end
 $$;
+
+revoke execute on function highwater.write_stamp_insert() from public;
+
+select highwater.write_stamp_insert();
 
 -- The type beneath a domain.
 create function highwater.base_type(type oid) returns oid
@@ -67,7 +117,7 @@ as $$
 begin
     -- As in a stamp, the id before the clock.
     insert into highwater.truncation (entity, changed_xid, changed_date)
-    values (tg_argv[0]::integer, pg_current_xact_id(), clock_timestamp());
+    values (tg_argv[0]::integer, highwater.current_xid(), clock_timestamp());
     return null;
 end
 $$;
@@ -200,6 +250,7 @@ declare
     scope text := case when entity.scope_column is null then 'null' else format('old.%I::text', entity.scope_column) end;
     scope_type text := (select format_type(highwater.base_type(a.atttypid), null) from pg_attribute a
                         where a.attrelid = entity.relation and a.attname = entity.scope_column and not a.attisdropped);
+    xid text := highwater.xid_expression();
     printing text := case when highwater.prints_alike(entity.key_types || scope_type)
                           then ''
                           else 'set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
@@ -229,13 +280,13 @@ begin
                 -- The trigger that buries is called for rows without an id.
                 new.changed_xid := null;
             else
-                new.changed_xid := pg_catalog.pg_current_xact_id();
+                new.changed_xid := %5$s;
                 new.changed_date := greatest(pg_catalog.clock_timestamp(),
                     old.changed_date operator(pg_catalog.+) '1 microsecond'::pg_catalog.interval);
             end if;
             return new;
         end
-        $body$, case when keep = '' then '' else 'seen := new; ' || keep end, same, old_place, new_place);
+        $body$, case when keep = '' then '' else 'seen := new; ' || keep end, same, old_place, new_place, xid);
 
     -- After a delete, and before an update that moves the row. The latter is not left to an AFTER
     -- trigger, since that would cost an event for every row updated. A key that lives on is never
@@ -245,7 +296,7 @@ begin
             key text[];
             scope text;
             left_scope boolean := false;
-            xid xid8 := pg_current_xact_id();
+            xid xid8 := %6$s;
         begin
             -- `purge` records how far it went instead, and is told of each row: by a foreign key others may go with those
             -- that it names. What is younger than it removes, or another entity's, leaves a tombstone.
@@ -275,7 +326,7 @@ begin
         end
         $body$, entity.number, old_key, scope, new_key,
         -- Without the scope that a row was in, those who knew it cannot be told of the key.
-        case when entity.scope_column is null then 'highwater.key_of(tg_relid, old::text)' else 'null' end);
+        case when entity.scope_column is null then 'highwater.key_of(tg_relid, old::text)' else 'null' end, xid);
 
     if entity.deleted_column is not null then
         return query select 'flag_' || entity.number, '', format($body$

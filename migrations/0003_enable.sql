@@ -235,7 +235,7 @@ begin
     end if;
     for own in
         select w.*, a.attname is null or strange and w.name = 'changed_xid' as missing, not coalesce(a.attnotnull, false) as nullable
-        from (values ('changed_xid', 'xid8', quote_literal(xid), 'pg_catalog.pg_current_xact_id()'),
+        from (values ('changed_xid', 'xid8', quote_literal(xid), highwater.xid_expression()),
                      ('changed_date', 'timestamptz', quote_literal(now), 'pg_catalog.clock_timestamp()'),
                      ('deleted', 'boolean', 'false', 'false')) w (name, type, constant, lasting)
         left join pg_attribute a on a.attrelid = relation and a.attname = w.name and not a.attisdropped
@@ -275,9 +275,9 @@ begin
     -- What the defaults gave needs no function. A date that was given by hand may be that much
     -- older than the row's id: the server's samples stay as far behind.
     perform highwater.run(format('create trigger "~~highwater_insert" before insert on %s for each row
-        when ((new.changed_xid = pg_current_xact_id() and new.deleted is not null
+        when ((new.changed_xid = %s and new.deleted is not null
                and new.changed_date between clock_timestamp() - interval ''10 milliseconds'' and clock_timestamp()) is not true)
-        execute function highwater.stamp_insert()', relation));
+        execute function highwater.stamp_insert()', relation, highwater.xid_expression()));
     perform highwater.run(format('create trigger "~~highwater_update" before update on %s for each row execute function highwater.%I()', relation, 'stamp_' || number));
     perform highwater.run(format('create trigger "~~highwater_update_moved" before update on %s for each row when (new.changed_xid is null) execute function highwater.%I()', relation, 'bury_' || number));
     perform highwater.run(format('create trigger "~~highwater_delete" after delete on %s for each row execute function highwater.%I()', relation, 'bury_' || number));
@@ -478,7 +478,7 @@ begin
     perform highwater.check_relation(relation);
     -- First the lock, so that no older writer is left; then the id, then the clock.
     perform highwater.run(format('lock table %s in access exclusive mode', relation));
-    xid := pg_current_xact_id();
+    xid := highwater.current_xid();
     now := clock_timestamp();
     lock table highwater.entity in share row exclusive mode;
 

@@ -105,7 +105,7 @@ begin
         select greatest(target.forgotten_xid, (array_agg(f.newest_xid order by f.newest_xid desc))[1])
         into target.forgotten_xid from forgotten f;
         update highwater.entity e
-        set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = pg_current_snapshot(),
+        set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = highwater.current_snapshot(),
             forgotten_xid = target.forgotten_xid
         where e.number = purge.entity;
     end if;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cursor::Covered;
 use crate::database::Connection;
 use crate::entity::{self, Entity, Fault};
+use crate::lineage::Lineage;
 use crate::unprepared;
 
 /// The entities, as they were described last.
@@ -20,6 +21,8 @@ pub struct Catalog(Mutex<Option<Arc<Described>>>);
 pub struct Described {
     /// All of them, by number.
     pub entities: Vec<Entity>,
+    /// Where their rows come from.
+    pub(crate) lineage: Lineage,
     /// Changes with all that the descriptions are made of.
     pub signature: String,
 }
@@ -75,8 +78,13 @@ impl Catalog {
             .fetch_one(connection.get()?)
             .await?;
         let entities = entity::read(connection.get()?).await?;
+        let lineage = Lineage::read(connection.get()?).await?;
         connection.end().await?;
-        let described = Arc::new(Described { entities, signature });
+        let described = Arc::new(Described {
+            entities,
+            lineage,
+            signature,
+        });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&described));
         Ok(described)
     }

@@ -141,10 +141,22 @@ Run it from cron; it works in small transactions and can be interrupted.")]
         /// The table, as in SQL: product, shop.product, '"Odd Name"'
         table: String,
     },
-    /// Makes a restored or copied database one that can be served; every client fetches everything anew
+    /// Notes how far the database has come, right before it is dumped
+    #[command(after_help = "Examples:
+  highwater-server mark && pg_dump -Fc shop > shop.dump
+
+Where that dump is restored, `highwater-server rebase` knows by the mark which clients have nothing that is not in it: they go \
+on, and others compare what was written since alone.")]
+    Mark {
+        #[command(flatten)]
+        database: Database,
+    },
+    /// Makes a restored or copied database one that can be served
     #[command(after_help = "Examples:
   highwater-server rebase            after a restore that takes the place of the original
-  highwater-server rebase --new-id   for a copy that goes its own way, such as a staging database")]
+  highwater-server rebase --new-id   for a copy that goes its own way, such as a staging database
+
+Run it before anybody writes to what was restored: where rows were written before, clients compare the whole entity.")]
     Rebase {
         #[command(flatten)]
         database: Database,

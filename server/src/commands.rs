@@ -4,12 +4,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, PurgeOptions, Purged};
+use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, PurgeOptions, Purged, Rebased};
 use highwater_server::caller::{Caller, Grant};
 use highwater_server::doctor::DoctorOptions;
 use highwater_server::node::Node;
 use highwater_server::pooler;
 use highwater_server::why::{self, Hearer, Question};
+use highwater_shared::EntityName;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
@@ -71,9 +72,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             say(&format!("every client will fetch {table} anew"))
         }
+        Command::Mark { database } => {
+            admin::mark(&mut connect(&database).await?).await?;
+            say("a dump that is taken from now on tells clients what it has")
+        }
         Command::Rebase { database, new_id } => {
-            admin::rebase(&mut connect(&database).await?, new_id).await?;
-            say("the database can be served; every client will fetch everything anew")
+            let rebased = admin::rebase(&mut connect(&database).await?, new_id).await?;
+            say(&told_of_rebase(&rebased, new_id))
         }
         Command::Grants { database, role } => {
             let grants = admin::grants(&mut connect(&database).await?, &role).await?;
@@ -106,6 +111,25 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// What a rebase means for the clients.
+fn told_of_rebase(rebased: &Rebased, new_id: bool) -> String {
+    let clients = if new_id {
+        "it is another source now, and stores of the original refuse it"
+    } else if rebased.is_marked {
+        "clients go on from what they had at the last mark"
+    } else {
+        "no mark is of use, so that clients compare all rows with theirs; \
+         run `highwater-server mark` before the next dump"
+    };
+    let mut told = format!("the database can be served; {clients}");
+    if rebased.is_marked && !rebased.anew.is_empty() {
+        let names: Vec<&str> = rebased.anew.iter().map(EntityName::as_str).collect();
+        told.push_str("\nwritten to before the rebase, or changed, so that it begins anew: ");
+        told.push_str(&names.join(", "));
+    }
+    told
 }
 
 /// Says on standard error what went wrong, with its causes.

@@ -17,7 +17,7 @@ use highwater_shared::Timestamp;
 use uuid::Uuid;
 
 use crate::scope::Remembered;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Era, Snapshot};
 use codec::{Reader, Writer};
 
 /// Version of the binary form.
@@ -42,6 +42,8 @@ pub struct Source {
     pub own_id: Uuid,
     /// How often the cluster's history has branched, by restore or promotion.
     pub timeline: u32,
+    /// How often the database was rebased.
+    pub era: Era,
 }
 
 /// An entity together with the state of it that a client has.
@@ -178,8 +180,12 @@ impl Cursor {
         out.date(self.last_sync_date);
         out.date(self.newest);
         let has_scopes = !self.scopes.0.is_empty();
+        let has_era = self.source.era != Era::default();
         out.0
-            .push(u8::from(self.pull.is_some()) | u8::from(has_scopes) << 1);
+            .push(u8::from(self.pull.is_some()) | u8::from(has_scopes) << 1 | u8::from(has_era) << 2);
+        if has_era {
+            out.number(u64::from(self.source.era.0));
+        }
         if has_scopes {
             out.scopes(&self.scopes);
         }

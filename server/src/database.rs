@@ -18,7 +18,7 @@ use crate::cursor::{Cursor, Lsn, Source};
 use crate::limit::TransactionBounds;
 use crate::node::Node;
 use crate::page::Probe;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Era, Snapshot};
 use crate::standby::{self, Claim};
 use crate::{timeline, unprepared};
 
@@ -107,6 +107,8 @@ impl Moment {
     fn read(row: &PgRow, claim: Option<Claim>) -> Result<Self, sqlx::Error> {
         let decode = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
         let lsn = |name: &str| Ok::<_, sqlx::Error>(Lsn(row.try_get::<i64, _>(name)?.cast_unsigned()));
+        let era: i16 = row.try_get("era")?;
+        let era = Era(u16::try_from(era).map_err(|e| decode(Box::new(e)))?);
         let (snapshot, log) = if let Some(Claim {
             snapshot, replayed, ..
         }) = claim
@@ -114,11 +116,12 @@ impl Moment {
             (snapshot, LogEnd::Standby { replayed })
         } else {
             let snapshot: String = row.try_get("snapshot")?;
+            let snapshot: Snapshot = snapshot.parse().map_err(|error| decode(Box::new(error)))?;
             let log = LogEnd::Primary {
                 written: lsn("written")?,
                 flushed: lsn("flushed")?,
             };
-            (snapshot.parse().map_err(|error| decode(Box::new(error)))?, log)
+            (snapshot.in_era(era), log)
         };
         Ok(Self {
             snapshot,
@@ -132,6 +135,7 @@ impl Moment {
                 own_id: row.try_get::<Uuid, _>("own_id")?,
                 timeline: u32::try_from(row.try_get::<i32, _>("timeline")?)
                     .map_err(|e| decode(Box::new(e)))?,
+                era,
             },
         })
     }
@@ -351,12 +355,10 @@ pub(crate) fn is_no_value(error: &sqlx::Error) -> bool {
 pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
     let mut connection = node.connect().await?;
     connection.begin(&[]).await?;
-    let (own_id, moved): (Uuid, bool) = unprepared::query_as(
-        "select s.own_id, (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
-         from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
-    )
-    .fetch_one(connection.get()?)
-    .await?;
+    let (own_id, moved): (Uuid, bool) =
+        unprepared::query_as("select s.own_id, highwater.is_moved() from highwater.source s")
+            .fetch_one(connection.get()?)
+            .await?;
     connection.let_go().await?;
     let own_id = (!moved).then_some(own_id);
     if let Some(own_id) = own_id {
@@ -369,8 +371,8 @@ pub async fn own_id(node: &Node) -> Result<Option<Uuid>, sqlx::Error> {
 /// timeline it replays; of those that it is told the latest is taken. Only the process that receives log knows in
 /// time, and it tells a role with the rights of `pg_read_all_stats`; without it the timeline is doubtful.
 const MOMENT: &str = "
-    select pg_current_snapshot()::text as snapshot, s.own_id, c.system_identifier, d.oid::bigint as database_oid,
-        (s.system_identifier, s.database) <> (c.system_identifier, d.oid) as moved,
+    select pg_current_snapshot()::text as snapshot, s.era, s.own_id, p.system_identifier, p.database::bigint as database_oid,
+        (s.system_identifier, s.database, s.schema) <> (p.system_identifier, p.database, p.schema) as moved,
         case when not pg_is_in_recovery() then (pg_current_wal_insert_lsn() - '0/0')::bigint end as written,
         case when not pg_is_in_recovery() then (pg_current_wal_flush_lsn() - '0/0')::bigint end as flushed,
         case when pg_is_in_recovery() then (
@@ -380,8 +382,7 @@ const MOMENT: &str = "
                 receiver.received_tli)
         ) else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end as timeline,
         pg_is_in_recovery() and receiver.received_tli is null as timeline_is_doubtful
-    from highwater.source s cross join pg_control_system() c
-    join pg_database d on d.datname = current_database()
+    from highwater.source s cross join highwater.place p
     left join (select received_tli from pg_stat_wal_receiver where pg_is_in_recovery()) receiver on true";
 
 /// How values print, whatever the database, the role or the session says; and that statements

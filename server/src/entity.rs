@@ -241,30 +241,9 @@ pub(crate) async fn read(connection: &mut PgConnection) -> Result<Vec<Entity>, s
 }
 
 /// One row an entity. Arrays are parallel: names, types as the wire has them, types to cast to.
-///
-/// A partition that was detached and attached again is another one, since nothing was stamped meanwhile: each attachment
-/// writes a row of its own to the catalog.
-///
-/// A partition that joined after `enable` has no trigger that notes a truncate, since those are
-/// not inherited: there the file that holds it tells, which a truncate replaces.
-///
-/// Where row security limits this role, the role and the policies belong to the incarnation: with others
-/// it would read other rows, none of which was written.
 const DESCRIBE: &str = "
 select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
-    hashtextextended(concat_ws(':', e.incarnation, published.fingerprint, published.numbers, (
-        select a.attnum from pg_attribute a where a.attrelid = c.oid and a.attname = e.scope_column and not a.attisdropped
-    ), case c.relkind
-        when 'p' then array(
-            select concat_ws('/', l.oid, h.xmin, case when not exists (
-                select from pg_trigger g where g.tgrelid = l.oid and g.tgname = '~~highwater_truncate'
-                    and g.tgargs = convert_to(e.number::text, 'UTF8') || '\\x00') then l.relfilenode end)
-            from pg_partition_tree(e.relation) p join pg_class l on l.oid = p.relid
-            left join pg_inherits h on h.inhrelid = l.oid and h.inhparent = p.parentrelid order by l.oid)::text
-    end, case when row_security_active(c.oid) then (
-            select concat_ws(' ', current_user, string_agg(concat_ws('/', p.oid, p.xmin), ',' order by p.oid))
-            from pg_policy p where p.polrelid in (c.oid, 'highwater.tombstone'::regclass))
-    end), 0) as incarnation,
+    highwater.incarnation_of(e) as incarnation,
     coalesce(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'), false) as readable,
     coalesce(row_security_active(c.oid), false) as row_secured, row_security_active('highwater.tombstone'::regclass) as tombstones_secured,
     (extract(epoch from e.began_date) * 1000000)::bigint as began_date,
@@ -298,19 +277,7 @@ select e.number, e.name, n.nspname::text as schema, c.relname::text as relation,
 from highwater.entity e
 left join pg_class c on c.oid = e.relation
 left join pg_namespace n on n.oid = c.relnamespace
-cross join lateral (
-    select array_agg(a.attname::text order by a.attnum) as names,
-           array_agg(format_type(highwater.base_type(a.atttypid), null) order by a.attnum) as types,
-           string_agg(a.attnum::text, ',' order by a.attnum) as numbers,
-           left(encode(sha256(convert_to(string_agg(
-               format('%L %s %s', a.attname, format_type(a.atttypid, a.atttypmod),
-                      array_position(e.key_columns, a.attname::text)), E'\\n' order by a.attnum), 'UTF8')), 'hex'), 16) as fingerprint
-    from pg_attribute a
-    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-      and a.attname not in ('changed_xid', 'changed_date', 'deleted')
-      and (e.chosen_columns is null or a.attname = any (e.chosen_columns))
-      and (e.excluded_columns is null or a.attname <> all (e.excluded_columns))
-) published
+cross join lateral highwater.published_columns(e) published
 left join lateral (
     select array_agg(a.attname::text order by k.place) as names,
            array_agg(format_type(highwater.base_type(a.atttypid), null) order by k.place) as types,

@@ -21,6 +21,7 @@ mod fleet;
 pub mod fuzzing;
 pub mod http;
 pub mod limit;
+mod lineage;
 pub mod live;
 pub mod metrics;
 pub mod node;

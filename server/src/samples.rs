@@ -15,7 +15,7 @@ use highwater_shared::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::database::{LogEnd, Moment};
-use crate::snapshot::{Snapshot, Xid};
+use crate::snapshot::{Era, Snapshot, Xid};
 use crate::unprepared;
 
 /// The most samples that are kept; beyond it every other of the older half goes.
@@ -83,6 +83,7 @@ impl Samples {
              select ((extract(epoch from clock_timestamp()) * 1000000)::bigint)::text;
              {LOCKED};
              select pg_current_snapshot()::text;
+             select era::text from highwater.source;
              commit"
         );
         let rows = sqlx::raw_sql(AssertSqlSafe(statements))
@@ -90,7 +91,7 @@ impl Samples {
             .await?;
         let texts: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         let unreadable = || sqlx::Error::Protocol("a sample cannot be read".to_owned());
-        let [standby, clock, locked @ .., snapshot] = texts.as_slice() else {
+        let [standby, clock, locked @ .., snapshot, era] = texts.as_slice() else {
             return Err(unreadable());
         };
         if standby == "on" {
@@ -99,6 +100,7 @@ impl Samples {
         }
         let clock: i64 = clock.parse().map_err(|_| unreadable())?;
         let snapshot: Snapshot = snapshot.parse().map_err(|_| unreadable())?;
+        let snapshot = snapshot.in_era(Era(era.parse().map_err(|_| unreadable())?));
         let locked = locked.iter().filter_map(|xid| xid.parse().ok());
         let locked: Vec<Xid> = locked.map(|low| widened(&snapshot, low)).collect();
         let clock = Timestamp::from_micros(clock - DATE_MARGIN_MICROSECONDS);
@@ -174,7 +176,7 @@ fn bound(snapshot: &Snapshot, locked: impl IntoIterator<Item = Xid>) -> Xid {
     ends.fold(snapshot.xmax(), Xid::max)
 }
 
-/// The id that a lock names by its low 32 bits; an id in flight is within 2^31 of the snapshot.
+/// The id that a lock names by its low 32 bits; an id in flight is within 2^31 of the snapshot, and of its era.
 fn widened(snapshot: &Snapshot, low: u32) -> Xid {
     let near = snapshot.xmax().0;
     let distance = low.wrapping_sub((near & 0xffff_ffff) as u32).cast_signed();

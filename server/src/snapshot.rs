@@ -29,6 +29,30 @@ impl FromStr for Xid {
     }
 }
 
+/// How often a database was rebased. Its ids are counted from the start of the era, so that they lie above all that rows
+/// have brought from another cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Era(pub u16);
+
+impl Era {
+    /// As many as `highwater.era_start` says.
+    const ID_BITS: u32 = 48;
+
+    /// An id of this era, from the one that Postgres gives.
+    pub fn raised(self, xid: Xid) -> Xid {
+        Xid(xid.0.saturating_add(self.start()))
+    }
+
+    /// The id that Postgres gives.
+    pub fn lowered(self, xid: Xid) -> Xid {
+        Xid(xid.0.saturating_sub(self.start()))
+    }
+
+    fn start(self) -> u64 {
+        u64::from(self.0) << Self::ID_BITS
+    }
+}
+
 /// A set of transaction ids: all below `xmax`, less those in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -54,6 +78,16 @@ impl Snapshot {
     /// The snapshot that has seen nothing.
     pub fn nothing() -> Self {
         Self::new(Xid(0), Vec::new())
+    }
+
+    /// The same in ids of an era, from those that Postgres gives.
+    #[must_use]
+    pub fn in_era(self, era: Era) -> Self {
+        let raised = |xid: Xid| era.raised(xid);
+        Self {
+            xmax: raised(self.xmax),
+            in_flight: self.in_flight.into_iter().map(raised).collect(),
+        }
     }
 
     /// The lowest id that has not been seen.

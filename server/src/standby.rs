@@ -14,12 +14,13 @@
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::cursor::Lsn;
-use crate::snapshot::{Snapshot, Xid};
+use crate::snapshot::{Era, Snapshot, Xid};
 
 /// What a standby has seen at least.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) snapshot: Snapshot,
+    era: Era,
     /// How far the log had been replayed when the snapshot had been made.
     pub(crate) replayed: Lsn,
     /// When the standby was started, which tells it from others.
@@ -34,16 +35,13 @@ pub(crate) async fn claim(
 ) -> Result<Claim, sqlx::Error> {
     let nothing = Claim {
         snapshot: Snapshot::nothing(),
+        era: Era::default(),
         replayed: Lsn(0),
         started: String::new(),
     };
     let known = known.unwrap_or(&nothing);
-    let listed: Vec<String> = known
-        .snapshot
-        .in_flight()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let own = |xid: Xid| known.era.lowered(xid).to_string();
+    let listed: Vec<String> = known.snapshot.in_flight().iter().copied().map(own).collect();
     // One message, and in it two statements, each with a snapshot of its own.
     let statements = format!(
         "begin isolation level read committed read only;
@@ -58,10 +56,11 @@ pub(crate) async fn claim(
              where pg_xact_status(x::text::xid8) = 'in progress')::text as in_flight
          from pg_current_snapshot() s,
               lateral (select pg_postmaster_start_time()::text = '{started}' as holds) k;
-         select (pg_last_wal_replay_lsn() - '0/0')::text as replayed, pg_postmaster_start_time()::text as started;
+         select (pg_last_wal_replay_lsn() - '0/0')::text as replayed, pg_postmaster_start_time()::text as started,
+             (select era::text from highwater.source) as era;
          commit",
         listed = listed.join(","),
-        xmax = known.snapshot.xmax(),
+        xmax = own(known.snapshot.xmax()),
         started = known.started,
     );
     let rows = sqlx::raw_sql(AssertSqlSafe(statements))
@@ -84,8 +83,11 @@ pub(crate) async fn claim(
         .collect::<Result<Vec<Xid>, _>>()
         .map_err(|_| unreadable())?;
     let replayed: String = position.try_get("replayed")?;
+    let era: String = position.try_get("era")?;
+    let era = Era(era.parse().map_err(|_| unreadable())?);
     Ok(Claim {
-        snapshot: Snapshot::new(xmax, in_flight),
+        snapshot: Snapshot::new(xmax, in_flight).in_era(era),
+        era,
         replayed: Lsn(replayed.parse().map_err(|_| unreadable())?),
         started: position.try_get("started")?,
     })

@@ -54,6 +54,7 @@ mod copy;
 mod database;
 mod debian;
 mod disk;
+mod dump;
 pub mod flights;
 mod folder;
 mod kernel;

@@ -28,6 +28,7 @@ mod python;
 mod random;
 mod reading;
 mod repair;
+mod restored;
 mod resync;
 mod rig;
 mod scaling;

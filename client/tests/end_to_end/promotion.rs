@@ -1,17 +1,15 @@
 //! A promotion that lost what stores have seen already: they go back to a cursor from before, and only what was
 //! written since travels.
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::{self, EnableOptions};
 use highwater_testbed::{Cluster, Profile, cut_off, promote};
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::PgPool;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::resync::pulled;
-use crate::rig::{assert_equal, migrate, run};
+use crate::rig::{assert_equal, migrate, run, serve};
 use crate::verify::assert_verified;
 
 /// One entity has more rows than one that is not compared before it begins anew.
@@ -19,7 +17,7 @@ const SCHEMA: &str = "create table product (id int primary key, name text);
     insert into product select g, 'p' || g from generate_series(1, 60000) g;
     create table label (word text, part uuid, note text, primary key (part, word));
     insert into label select E'a\\tb\\\\' || g, md5(g::text)::uuid, 'n' from generate_series(1, 100) g";
-const TABLES: [&str; 2] = ["product", "label"];
+pub(crate) const TABLES: [&str; 2] = ["product", "label"];
 
 /// A primary, and a standby that takes over.
 struct Pair {
@@ -37,13 +35,7 @@ impl Pair {
         let url = primary.url("postgres");
         migrate(url.clone()).await.unwrap();
         let primary_pool = PgPool::connect(&url).await.unwrap();
-        run(&primary_pool, SCHEMA).await;
-        let mut connection = PgConnection::connect(&url).await.unwrap();
-        for table in TABLES {
-            admin::enable(&mut connection, table, &EnableOptions::default())
-                .await
-                .unwrap();
-        }
+        enabled(&primary_pool).await;
         let standby = primary.start_standby(Profile::Fast, &[]).unwrap();
         Self {
             standby_pool: PgPool::connect(&standby.url("postgres")).await.unwrap(),
@@ -57,17 +49,8 @@ impl Pair {
 
     /// A server at a Postgres, which it reads as this role.
     async fn serve(&self, cluster: &Cluster, role: &str) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let database = cluster.url("postgres").replace("postgres@", &format!("{role}@"));
-        let pool = PgPool::connect(&database).await.unwrap();
-        tokio::spawn(highwater_server::serve(
-            listener,
-            pool,
-            ServeOptions::default(),
-            self.stop.clone(),
-        ));
-        url
+        serve(&database, &self.stop).await
     }
 
     /// From here on nothing that the primary does reaches the standby.
@@ -79,6 +62,17 @@ impl Pair {
         self.primary_pool.close().await;
         self.primary.crash().unwrap();
         promote(&self.standby_pool).await;
+    }
+}
+
+/// Makes the tables, and entities of them.
+pub(crate) async fn enabled(pool: &PgPool) {
+    run(pool, SCHEMA).await;
+    let mut connection = pool.acquire().await.unwrap();
+    for table in TABLES {
+        admin::enable(&mut connection, table, &EnableOptions::default())
+            .await
+            .unwrap();
     }
 }
 

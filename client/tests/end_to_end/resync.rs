@@ -5,17 +5,15 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use highwater_server::ServeOptions;
 use highwater_server::admin::{self, PurgeOptions};
 use highwater_server::auth::{self, NewKey};
 use highwater_server::caller::Grant;
 use highwater_testbed::{Process, seed};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{Rig, assert_equal, client, output, run};
+use crate::rig::{Rig, assert_equal, client, output, run, serve};
 use crate::verify::{assert_verified, edit};
 use crate::writers::{SCHEMA, TABLES, Writers};
 
@@ -59,21 +57,12 @@ impl Restored {
         admin::rebase(&mut pool.acquire().await.unwrap(), false)
             .await
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let served = PgPool::connect(&database).await.unwrap();
-        tokio::spawn(highwater_server::serve(
-            listener,
-            served,
-            ServeOptions::default(),
-            stop.clone(),
-        ));
         Self {
             name,
             admin,
             pool,
-            url,
+            url: serve(&database, &stop).await,
             stop,
         }
     }
@@ -169,8 +158,7 @@ async fn purged(rig: &Rig, store: &Path, keys_max: u32) {
     )
     .await;
     // Transactions of other tests that are older would have any cursor begin anew after the purge.
-    let all_later =
-        "select pg_snapshot_xmin(pg_current_snapshot()) > (select max(changed_xid) from highwater.tombstone)";
+    let all_later = "select pg_snapshot_xmin(highwater.current_snapshot()) > (select max(changed_xid) from highwater.tombstone)";
     while !sqlx::query_scalar::<_, bool>(all_later)
         .fetch_one(&rig.pool)
         .await

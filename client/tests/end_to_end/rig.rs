@@ -206,6 +206,20 @@ pub(crate) async fn migrate(url: String) -> highwater_testbed::Result<()> {
     Ok(())
 }
 
+/// A server that reads this database, until it is told to stop. Returns its address.
+pub(crate) async fn serve(database: &str, stop: &CancellationToken) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let pool = PgPool::connect(database).await.unwrap();
+    tokio::spawn(highwater_server::serve(
+        listener,
+        pool,
+        ServeOptions::default(),
+        stop.clone(),
+    ));
+    url
+}
+
 /// The client's program.
 pub(crate) fn client(command: &str, store: &Path) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_highwater"));

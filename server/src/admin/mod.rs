@@ -161,11 +161,39 @@ pub async fn touch(connection: &mut PgConnection, table: &str) -> Result<bool, A
     answer(locks::patiently(connection, table, None, call).await?)
 }
 
-/// Makes a restored or copied database a source that can be served: every row is stamped anew, and
-/// every client begins anew. With `new_id` it is another source to all clients.
-pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<(), AdminError> {
-    let call = format!("select highwater.rebase({new_id})");
-    locks::patiently(connection, "a table", None, call).await?;
+/// Notes how far the database has come, for a dump that is taken next: who restores it can tell then which cursors it
+/// has all of.
+pub async fn mark(connection: &mut PgConnection) -> Result<(), AdminError> {
+    locks::patiently(
+        connection,
+        "highwater.mark",
+        None,
+        "select highwater.mark()".to_owned(),
+    )
+    .await?;
+    Ok(())
+}
+
+/// What `rebase` has made of a database.
+#[derive(Clone, Debug)]
+pub struct Rebased {
+    /// The entities that begin anew, by name.
+    pub anew: Vec<EntityName>,
+    /// Whether a mark came with the dump, by which clients go on with the others.
+    pub is_marked: bool,
+}
+
+/// Makes a restored or copied database a source that can be served. Entities whose rows were not as a dump had brought them
+/// are stamped anew, and begin anew. With `new_id` it is another source to all clients.
+pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<Rebased, AdminError> {
+    let call = format!("select anew, is_marked from highwater.rebase({new_id})");
+    let row = locks::patiently(connection, "a table", None, call).await?;
+    let row = row.ok_or(AdminError::Postgres(sqlx::Error::RowNotFound))?;
+    let anew: Vec<String> = row.try_get("anew")?;
+    let rebased = Rebased {
+        anew: anew.into_iter().map(EntityName::new).collect(),
+        is_marked: row.try_get("is_marked")?,
+    };
     let mut transaction = connection.begin().await?;
     let tables = entity::tables(&mut transaction).await?;
     transaction.rollback().await?;
@@ -175,7 +203,7 @@ pub async fn rebase(connection: &mut PgConnection, new_id: bool) -> Result<(), A
             indexes::build(connection, &table.table, table.number, kind, None).await?;
         }
     }
-    Ok(())
+    Ok(rebased)
 }
 
 /// What a function of the schema has answered.

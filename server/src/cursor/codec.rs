@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{After, Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::scope::Remembered;
-use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
+use crate::snapshot::{Era, Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
 /// The most entities, or key columns, that a cursor may name.
 const LIST_LENGTH_MAX: u64 = 16 * 1024;
@@ -233,11 +233,12 @@ impl Reader<'_> {
     }
 
     pub(super) fn cursor(&mut self) -> Option<Cursor> {
-        let source = Source {
+        let mut source = Source {
             system_identifier: self.number()?,
             database_oid: self.small()?,
             own_id: self.uuid()?,
             timeline: self.small()?,
+            era: Era::default(),
         };
         let scope = self.number()?;
         let wal = Lsn(self.number()?);
@@ -249,15 +250,18 @@ impl Reader<'_> {
         let covered = self.covered()?;
         let last_sync_date = self.date()?;
         let newest = self.date()?;
-        let follow = self.byte()?;
+        let follow = self.byte().filter(|follow| *follow < 8)?;
+        if follow & 4 != 0 {
+            let era = self.small()?.try_into().ok().map(Era);
+            source.era = era.filter(|era| *era != Era::default())?;
+        }
         let scopes = match follow & 2 {
             0 => Remembered::default(),
             _ => self.scopes().filter(|scopes| !scopes.0.is_empty())?,
         };
-        let pull = match follow {
-            0 | 2 => None,
-            1 | 3 => Some(self.pull()?),
-            _ => return None,
+        let pull = match follow & 1 {
+            0 => None,
+            _ => Some(self.pull()?),
         };
         Some(Cursor {
             source,

@@ -45,11 +45,19 @@ fn pulls() -> impl Strategy<Value = Pull> {
 
 fn cursors() -> impl Strategy<Value = Cursor> {
     let seen = prop_oneof![snapshots().prop_map(Seen::Snapshot), dates().prop_map(Seen::Date)];
-    let source = (any::<u64>(), any::<u32>(), any::<u128>(), any::<u32>()).prop_map(|(a, b, c, d)| Source {
+    let source = (
+        any::<u64>(),
+        any::<u32>(),
+        any::<u128>(),
+        any::<u32>(),
+        any::<u16>(),
+    );
+    let source = source.prop_map(|(a, b, c, d, e)| Source {
         system_identifier: a,
         database_oid: b,
         own_id: Uuid::from_u128(c),
         timeline: d,
+        era: Era(e),
     });
     let scopes =
         proptest::collection::btree_map(any::<i32>(), proptest::collection::vec(any::<u64>(), 0..4), 0..3);
@@ -140,6 +148,7 @@ fn cursor() -> Cursor {
             database_oid: 2,
             own_id: Uuid::from_u128(3),
             timeline: 4,
+            era: Era(0),
         },
         scope: 5,
         scopes: Remembered::default(),

@@ -15,6 +15,7 @@ fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_
         database_oid: 2,
         own_id: Uuid::nil(),
         timeline: 1,
+        era: Era::default(),
     };
     let standby = |replayed| Moment {
         source,

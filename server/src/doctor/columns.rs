@@ -11,10 +11,11 @@ const OWN: &str = "
         case when a.attname is null then 'missing'
              when format_type(a.atttypid, null) <> w.type or a.attgenerated <> '' or a.attidentity <> '' then 'type'
              when not a.attnotnull then 'nullable'
-             when pg_get_expr(d.adbin, d.adrelid) is distinct from w.standard then 'default' end as fault
+             when (pg_get_expr(d.adbin, d.adrelid) like w.standard) is not true then 'default' end as fault
     from highwater.entity e
     join pg_class c on c.oid = e.relation
-    cross join (values ('changed_xid', 'xid8', 'pg_current_xact_id()'),
+    cross join (values ('changed_xid', 'xid8', case highwater.era_start() when 0 then 'pg_current_xact_id()'
+                                                   else format('%%pg_current_xact_id()%%%s%%', highwater.era_start()) end),
                        ('changed_date', 'timestamp with time zone', 'clock_timestamp()'),
                        ('deleted', 'boolean', 'false')) w (name, type, standard)
     left join pg_attribute a on a.attrelid = c.oid and a.attname = w.name and a.attnum > 0 and not a.attisdropped

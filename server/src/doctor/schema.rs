@@ -90,12 +90,9 @@ async fn version(e: &mut Examination<'_>) -> Result<bool, sqlx::Error> {
 }
 
 async fn moved(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
-    let moved: bool = unprepared::query_scalar(
-        "select (s.system_identifier, s.database) <> (c.system_identifier, d.oid)
-         from highwater.source s, pg_control_system() c, pg_database d where d.datname = current_database()",
-    )
-    .fetch_one(&mut *e.connection)
-    .await?;
+    let moved: bool = unprepared::query_scalar("select highwater.is_moved()")
+        .fetch_one(&mut *e.connection)
+        .await?;
     if moved {
         e.found(Serious, "moved").says(
             "the database was restored or copied to where it is",

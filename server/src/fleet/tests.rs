@@ -7,7 +7,7 @@ use crate::cursor::{Cursor, Lsn, Seen, Source};
 use crate::metrics::Metrics;
 use crate::page::{Asked, Since};
 use crate::scope::Remembered;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Era, Snapshot};
 
 fn fleet(known_max: usize) -> Fleet {
     Fleet::new(known_max, Metrics::default().limits())
@@ -36,6 +36,7 @@ fn cursor() -> Since {
             database_oid: 2,
             own_id: uuid::Uuid::nil(),
             timeline: 1,
+            era: Era::default(),
         },
         scope: 0,
         scopes: Remembered::default(),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use highwater_shared::{BlockKind, DigestsOf, EntityName, Trailer, Want, copy_text};
+use highwater_shared::{BlockKind, DigestsOf, EntityName, ResyncReason, Trailer, Want, copy_text};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::cursor::{Cursor, Seen, Step};
 use crate::database::{LogEnd, is_no_value};
 use crate::entity::Entity;
 use crate::limit::PageBounds;
+use crate::lineage::Kept;
 use crate::node::Node;
 use crate::quoting::NulInText;
 use crate::samples::Samples;
@@ -53,7 +54,7 @@ pub struct OpenDigests {
 }
 
 /// Begins: locks, snapshot and checks are those of a page.
-pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigests, ReadError> {
+pub async fn open_digests(node: &Node, mut asked: DigestsAsked) -> Result<OpenDigests, ReadError> {
     let names: Vec<EntityName> = asked.entities.iter().map(|of| of.entity.clone()).collect();
     let lags = || ReadError::Unavailable(LAGS.to_owned());
     let since = match &asked.since {
@@ -77,11 +78,20 @@ pub async fn open_digests(node: &Node, asked: DigestsAsked) -> Result<OpenDigest
         Opened::Page(page) => *page,
         Opened::Behind(_) => return Err(lags()),
     };
-    if let Since::Cursor(cursor) = &asked.since
-        && !page.moment.has(cursor)
-    {
+    let lineage = &page.described.lineage;
+    asked.since = lineage.adopted(&asked.since).into_owned();
+    let refusal = match &asked.since {
+        // What was seen in the middle of a pull may be missing in a dump that has all from before it.
+        Since::Cursor(cursor) if lineage.kept(cursor) == Some(Kept::NotAll) => Some(ReadError::Resync {
+            reason: ResyncReason::SourceChanged,
+            earlier: true,
+        }),
+        Since::Cursor(cursor) if !page.moment.has(cursor) => Some(lags()),
+        _ => None,
+    };
+    if let Some(refusal) = refusal {
         page.let_go().await?;
-        return Err(lags());
+        return Err(refusal);
     }
     let probe = unprepared::query(AssertSqlSafe(sql::probe()))
         .fetch_one(page.connection.get()?)

@@ -1,6 +1,8 @@
 //! Begins a page: the locks, then the snapshot, then the decision what is to be sent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use highwater_shared::{EntityName, Trailer};
 use sqlx::AssertSqlSafe;
@@ -10,9 +12,11 @@ use super::plan::{self, Evidence, Plan, Sight, Standing};
 use super::probe::{self, Probed};
 use super::{Asked, PageRequest, ReadError, Since, Takes};
 use crate::caller::Caller;
+use crate::catalog::Described;
 use crate::cursor::{Cursor, Seen};
 use crate::database::{Connection, LogEnd, Moment, sqlstate};
 use crate::entity::{Entity, PurgedAs};
+use crate::lineage::Lineage;
 use crate::node::Node;
 use crate::samples;
 use crate::scope::{Limits, RescopedAs};
@@ -40,6 +44,8 @@ pub struct OpenPage {
     pub(super) delta: HashMap<i32, Delta>,
     /// What the caller may see.
     pub(super) limits: Limits,
+    /// What `entities` were selected from.
+    pub(super) described: Arc<Described>,
 }
 
 /// A page, where there is one.
@@ -79,9 +85,9 @@ impl OpenPage {
 }
 
 /// Begins a page: locks, snapshot, checks, plan.
-pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError> {
+pub async fn open(node: &Node, mut request: PageRequest) -> Result<Opened, ReadError> {
     let mut connection = node.connect().await?;
-    match begin(&mut connection, node, &request).await {
+    match begin(&mut connection, node, &mut request).await {
         Ok(Ok((look, plan))) => Ok(Opened::Page(Box::new(OpenPage {
             connection,
             request,
@@ -90,6 +96,7 @@ pub async fn open(node: &Node, request: PageRequest) -> Result<Opened, ReadError
             plan,
             delta: look.delta,
             limits: look.limits,
+            described: look.described,
         }))),
         Ok(Err(trailer)) => {
             connection.let_go().await?;
@@ -112,13 +119,13 @@ pub(super) async fn refused(connection: Connection, error: ReadError) -> ReadErr
 async fn begin(
     connection: &mut Connection,
     node: &Node,
-    request: &PageRequest,
+    request: &mut PageRequest,
 ) -> Result<Result<(Look, Plan), Trailer>, ReadError> {
     let (since, asked) = (&request.since, &request.entities);
     let (mut look, standing) = stand(connection, node, since, asked, &request.caller, request.takes).await?;
     let mut standing = standing?;
     for held in &request.held {
-        let evidence = evidence(connection, held, &look.moment).await?;
+        let evidence = evidence(connection, held, &look).await?;
         let sight = Sight {
             is_asked: &|number| look.has(number),
             limits: &look.limits,
@@ -143,7 +150,8 @@ async fn begin(
         tracing::warn!(%fault, "an entity is left out");
         look.entities.retain(|entity| entity.fault.is_none());
     }
-    let plan = look.plan(since, request.takes.purged);
+    request.since = look.adopted(&request.since).into_owned();
+    let plan = look.plan(&request.since, request.takes.purged);
     Ok(Ok((look, plan)))
 }
 
@@ -156,11 +164,15 @@ pub(super) async fn stand(
     caller: &Caller,
     takes: Takes,
 ) -> Result<(Look, Result<Standing, ReadError>), ReadError> {
-    let (seen, covered) = plan::seen(since);
-    let goes_on = |entity: &Entity| !entity.begins_anew(&seen, covered, takes.purged);
+    let (seen, _) = plan::seen(since);
+    let goes_on = |entity: &Entity, lineage: &Lineage| {
+        let since = lineage.adopted(since);
+        let (_, covered) = plan::seen(&since);
+        !entity.begins_anew(&seen, covered, takes.purged)
+    };
     let look = look_at(connection, node, asked, &seen, Some(caller), goes_on).await?;
     let evidence = match since {
-        Since::Cursor(cursor) => evidence(connection, cursor, &look.moment).await?,
+        Since::Cursor(cursor) => evidence(connection, cursor, &look).await?,
         Since::Nothing | Since::Date(_) => Evidence::default(),
     };
     let can_tell = |entity: &Entity| entity.scope.as_ref().is_none_or(|scope| scope.is_told);
@@ -185,9 +197,16 @@ pub(crate) struct Look {
     pub(crate) entities: Vec<Entity>,
     pub(super) delta: HashMap<i32, Delta>,
     pub(super) limits: Limits,
+    /// What `entities` were selected from.
+    described: Arc<Described>,
 }
 
 impl Look {
+    /// What a caller has, in terms of this database, where it was restored from the dump of another.
+    pub(super) fn adopted<'s>(&self, since: &'s Since) -> Cow<'s, Since> {
+        self.described.lineage.adopted(since)
+    }
+
     /// Whether it has the entity with this number.
     fn has(&self, number: i32) -> bool {
         let place = self
@@ -260,7 +279,7 @@ pub(crate) async fn look(
     seen: &Snapshot,
 ) -> Result<Look, ReadError> {
     let seen = Seen::Snapshot(seen.clone());
-    look_at(connection, node, &Asked::All, &seen, None, |_| true).await
+    look_at(connection, node, &Asked::All, &seen, None, |_, _| true).await
 }
 
 /// Begins a transaction, and looks for changes in those of the entities for which that is `wanted`,
@@ -271,7 +290,7 @@ async fn look_at(
     asked: &Asked,
     seen: &Seen,
     caller: Option<&Caller>,
-    wanted: impl Fn(&Entity) -> bool,
+    wanted: impl Fn(&Entity, &Lineage) -> bool,
 ) -> Result<Look, ReadError> {
     let mut remembered = node.catalog.known();
     for _ in 0..ATTEMPTS_MAX {
@@ -294,7 +313,7 @@ async fn look_at(
         // What cannot be served may not even be readable.
         let served = || entities.iter().filter(|entity| entity.fault.is_none());
         let probed: Vec<(&Entity, Probed<'_>)> = served()
-            .filter(|entity| wanted(entity))
+            .filter(|entity| wanted(entity, &known.lineage))
             .map(|entity| match caller {
                 Some(_) => (entity, Probed::Within(limits.of(entity.covered.number))),
                 None => (entity, Probed::WithScopes),
@@ -314,6 +333,7 @@ async fn look_at(
                     entities,
                     delta: delta::read(&rows, seen)?,
                     limits,
+                    described: known,
                 });
             }
             // Tables were altered since, or between the lock and the snapshot.
@@ -334,12 +354,22 @@ async fn look_at(
 async fn evidence(
     connection: &mut Connection,
     cursor: &Cursor,
-    moment: &Moment,
+    look: &Look,
 ) -> Result<Evidence, sqlx::Error> {
+    let moment = &look.moment;
     let mut evidence = Evidence::default();
+    let lineage = &look.described.lineage;
+    if lineage.is_foreign(cursor) {
+        evidence.kept = lineage.kept(cursor);
+        return Ok(evidence);
+    }
     let (then, now) = (cursor.source.timeline, moment.source.timeline);
     if then < now {
         evidence.timeline_end = timeline::end_of(connection.get()?, now, then).await?;
+        if evidence.timeline_end.is_none() {
+            // A mark changes no description.
+            evidence.kept = Lineage::read(connection.get()?).await?.kept(cursor);
+        }
     }
     if matches!(moment.log, LogEnd::Primary { .. }) && !moment.has(cursor) {
         evidence.ids_end = Some(samples::ids_end(connection.get()?, &moment.snapshot).await?);

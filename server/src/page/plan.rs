@@ -12,6 +12,7 @@ use super::{ReadError, Since};
 use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
 use crate::entity::{Entity, Hidden, PurgedAs};
+use crate::lineage::Kept;
 use crate::scope::{Limits, Rescoped, RescopedAs};
 use crate::snapshot::{Snapshot, XIDS_IN_FLIGHT_MAX, Xid};
 
@@ -112,6 +113,8 @@ pub(crate) struct Evidence {
     pub(crate) timeline_end: Option<Lsn>,
     /// The end of the ids that a primary has given out.
     pub(crate) ids_end: Option<Xid>,
+    /// What a mark tells of a cursor of the database whose dump this one was restored from, or of an earlier timeline.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// How a Postgres stands to a cursor of its history.
@@ -188,19 +191,31 @@ pub(super) fn check_cursor(
         timeline: moment.source.timeline,
         ..cursor.source
     };
-    if source != moment.source {
-        return another;
+    let is_restored = source != moment.source;
+    if is_restored {
+        let is_heir = cursor.source.own_id == moment.source.own_id;
+        match evidence.kept.filter(|_| is_heir) {
+            Some(Kept::All) => {}
+            Some(Kept::NotAll) => return resync(ResyncReason::SourceChanged, true),
+            None => return another,
+        }
     }
     if !sight.serves(cursor) {
         return resync(ResyncReason::ScopeChanged, false);
+    }
+    if is_restored {
+        // A standby may not yet know that ids of a later era have begun.
+        let covers = cursor.snapshots().all(|seen| moment.snapshot.covers(seen));
+        return Ok(if covers { Standing::Level } else { Standing::Behind });
     }
     let is_standby = matches!(moment.log, LogEnd::Standby { .. });
     match cursor.source.timeline.cmp(&moment.source.timeline) {
         Ordering::Equal => {}
         // A promotion that kept all that the cursor has seen goes on with the same history.
         Ordering::Less if evidence.timeline_end.is_some_and(|end| cursor.wal < end) => {}
+        Ordering::Less if evidence.kept == Some(Kept::All) => {}
         // One that lost some of it kept what its holder had seen before.
-        Ordering::Less if evidence.timeline_end.is_some() => {
+        Ordering::Less if evidence.timeline_end.is_some() || evidence.kept.is_some() => {
             return resync(ResyncReason::SourceChanged, true);
         }
         // A standby learns late that it follows a promotion.

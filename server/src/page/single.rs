@@ -45,12 +45,12 @@ pub(crate) struct Round {
 /// Begins: locks, snapshot and checks are those of a page.
 pub(crate) async fn open_single(
     node: &Node,
-    since: Since,
+    mut since: Since,
     caller: &Caller,
     entity: EntityName,
 ) -> Result<Single, ReadError> {
     let mut connection = node.connect().await?;
-    match begin(&mut connection, node, &since, caller, entity).await {
+    match begin(&mut connection, node, &mut since, caller, entity).await {
         Ok((look, resync)) => Ok(Single {
             connection,
             look,
@@ -64,7 +64,7 @@ pub(crate) async fn open_single(
 async fn begin(
     connection: &mut Connection,
     node: &Node,
-    since: &Since,
+    since: &mut Since,
     caller: &Caller,
     entity: EntityName,
 ) -> Result<(Look, Option<ResyncReason>), ReadError> {
@@ -76,10 +76,11 @@ async fn begin(
         Err(ReadError::Resync { reason, .. }) => Some(reason),
         Err(error) => return Err(error),
     };
-    match look.entities.iter().find_map(|entity| entity.fault.as_ref()) {
-        Some(fault) => Err(ReadError::Unavailable(fault.to_string())),
-        None => Ok((look, resync)),
+    if let Some(fault) = look.entities.iter().find_map(|entity| entity.fault.as_ref()) {
+        return Err(ReadError::Unavailable(fault.to_string()));
     }
+    *since = look.adopted(since).into_owned();
+    Ok((look, resync))
 }
 
 impl Single {

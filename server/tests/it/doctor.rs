@@ -46,7 +46,7 @@ async fn follow(rig: &Rig, remedy: &str) {
             ["highwater-server touch ", table, ""] => {
                 assert!(admin::touch(&mut connection, table).await.unwrap());
             }
-            ["highwater-server rebase"] => admin::rebase(&mut connection, false).await.unwrap(),
+            ["highwater-server rebase"] => drop(admin::rebase(&mut connection, false).await.unwrap()),
             ["highwater-server migrate"] => admin::migrate(&mut connection).await.unwrap(),
             _ if line.starts_with("highwater-server rebase --new-id") => {}
             _ => run(&rig.pool, line).await,

@@ -20,7 +20,8 @@ async fn pull_or_resync(copy: &mut Copy, server: &Served) -> bool {
     gone
 }
 
-async fn refusal(pool: &PgPool) -> String {
+/// What a server says that will not serve a database.
+pub(crate) async fn refusal(pool: &PgPool) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let refused = highwater_server::serve(listener, pool.clone(), ServeOptions::default(), stop).await;
@@ -41,20 +42,8 @@ async fn a_dump_in_a_fresh_cluster_is_served_after_a_rebase() {
     drop(server);
 
     let fresh = Cluster::start(Profile::Fast).unwrap();
-    let dump = old
-        .command("pg_dump")
-        .args(["-d", &old.url("postgres")])
-        .output()
-        .unwrap();
-    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    fresh.restore("postgres", &old.dump("postgres").unwrap()).unwrap();
     let pool = pool(&fresh.url("postgres")).await;
-    // psql's own commands (\\restrict and the like) are no SQL, and COPY needs psql: so psql reads it.
-    let mut psql = fresh.command("psql");
-    psql.args(["-q", "-v", "ON_ERROR_STOP=1", "-d", &fresh.url("postgres")])
-        .stdin(std::process::Stdio::piped());
-    let mut psql = psql.stdout(std::process::Stdio::null()).spawn().unwrap();
-    std::io::Write::write_all(&mut psql.stdin.take().unwrap(), &dump.stdout).unwrap();
-    assert!(psql.wait().unwrap().success());
 
     assert!(refusal(&pool).await.contains("highwater-server rebase"));
     admin::rebase(
@@ -180,6 +169,44 @@ async fn a_promotion_costs_a_resync_only_where_something_was_lost() {
         untold.rows("product"),
         source(&standby_pool, "product", "id").await
     );
+}
+
+/// Who may not read the history learns from a mark what a promotion kept.
+#[tokio::test]
+async fn without_the_history_a_mark_tells_what_a_promotion_kept() {
+    let (mut primary, primary_pool) = cluster(&[]).await;
+    let standby = primary.start_standby(Profile::Fast, &[]).unwrap();
+    let standby_pool = pool(&standby.url("postgres")).await;
+    let grants = admin::grants(&mut primary_pool.acquire().await.unwrap(), "reader").await;
+    run(&primary_pool, &grants.unwrap()).await;
+    let server = Served::start(&primary_pool).await;
+    let mut kept = Copy::default();
+    kept.pull(&server, 0).await;
+    admin::mark(&mut primary_pool.acquire().await.unwrap())
+        .await
+        .unwrap();
+    // Kept as well, but no mark says so.
+    let mut untold = kept.clone();
+    run(&primary_pool, "update product set name = 'kept' where id = 6").await;
+    untold.pull(&server, 0).await;
+    cut_off(&primary_pool, &standby_pool).await;
+    drop(server);
+    primary_pool.close().await;
+    primary.stop().unwrap();
+
+    promote(&standby_pool).await;
+    run(&standby_pool, "update product set name = 'new' where id = 8").await;
+    let reader = pool(&standby.url("postgres").replace("postgres@", "reader@")).await;
+    let server = Served::start(&reader).await;
+    let refused = server
+        .get(&format!("/changes?since={}", untold.since.as_deref().unwrap()))
+        .await;
+    let problem: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(problem["earlier"], true, "{problem}");
+    kept.recount();
+    assert!(!pull_or_resync(&mut kept, &server).await);
+    assert_eq!(kept.rows("product"), source(&standby_pool, "product", "id").await);
+    assert_eq!((kept.resets, kept.upserts), (0, 2));
 }
 
 /// A standby that follows a promotion is told its timeline late by Postgres, where no process receives log.

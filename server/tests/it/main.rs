@@ -40,6 +40,7 @@ mod pooler;
 mod problems;
 mod program;
 mod rescoped;
+mod restored;
 mod retention;
 mod rewriting;
 mod rig;

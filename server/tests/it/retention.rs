@@ -47,7 +47,7 @@ async fn purge_with(rig: &Rig, options: PurgeOptions) -> u64 {
 /// whoever pulls has not seen.
 async fn until_seen(rig: &Rig, older: usize) {
     let is_seen = format!(
-        "select count(*) = {older} from pg_snapshot_xip(pg_current_snapshot()) x
+        "select count(*) = {older} from pg_snapshot_xip(highwater.current_snapshot()) x
          where x < (select max(changed_xid::text::bigint)::text::xid8 from highwater.tombstone)"
     );
     until(&rig.pool, &is_seen).await;
@@ -55,7 +55,7 @@ async fn until_seen(rig: &Rig, older: usize) {
 
 /// Waits until whoever pulls has seen all that was purged.
 async fn until_purges_are_seen(rig: &Rig) {
-    let are_seen = "select count(*) = 0 from pg_snapshot_xip(pg_current_snapshot()) x
+    let are_seen = "select count(*) = 0 from pg_snapshot_xip(highwater.current_snapshot()) x
          where x <= (select max(purged_xid::text::bigint)::text::xid8 from highwater.entity)";
     until(&rig.pool, are_seen).await;
 }

@@ -167,7 +167,7 @@ async fn a_deletion_is_told_with_its_kind_and_whether_it_was_seen() {
     rig.run("delete from product where id = 2").await;
     purge(&rig, 0).await;
     // Writers of other tests are in flight too, and who has not seen one from before a purge begins anew.
-    let is_seen = "select pg_snapshot_xmin(pg_current_snapshot()) > purged_xid from highwater.entity where name = 'product'";
+    let is_seen = "select pg_snapshot_xmin(highwater.current_snapshot()) > purged_xid from highwater.entity where name = 'product'";
     until(&rig.pool, is_seen).await;
     let now = cursor(&rig.server, "").await;
     let purged = ask(&rig.server, Some(&now), 3).await;

@@ -4,6 +4,7 @@ use uuid::Uuid;
 use super::*;
 use crate::scope::Remembered;
 use crate::scope::tests::limits;
+use crate::snapshot::Era;
 use highwater_shared::{EntityName, Timestamp};
 
 const TIMELINE: u32 = 4;
@@ -15,6 +16,7 @@ fn source(timeline: u32) -> Source {
         database_oid: 2,
         own_id: Uuid::from_u128(3),
         timeline,
+        era: Era::default(),
     }
 }
 
@@ -131,7 +133,7 @@ fn a_promotion_keeps_the_cursors_that_lie_before_it() {
     };
     let promoted_at = |end| Evidence {
         timeline_end: Some(Lsn(end)),
-        ids_end: None,
+        ..Evidence::default()
     };
     assert_eq!(
         said(earlier(499), &primary(), &promoted_at(500)),
@@ -144,6 +146,59 @@ fn a_promotion_keeps_the_cursors_that_lie_before_it() {
     );
     // Of a timeline that is not known to belong to this history.
     assert_eq!(plain(earlier(1), &primary()), changed());
+    // What lies before a mark was kept.
+    for (kept, expected) in [
+        (Kept::All, Ok(Standing::Level)),
+        (
+            Kept::NotAll,
+            Err("SourceChanged, an earlier one may do".to_owned()),
+        ),
+    ] {
+        let marked = Evidence {
+            kept: Some(kept),
+            ..Evidence::default()
+        };
+        assert_eq!(said(earlier(499), &primary(), &marked), expected);
+    }
+}
+
+#[test]
+fn a_dump_that_has_all_that_a_cursor_has_seen_goes_on_with_it() {
+    let foreign = |own_id| Cursor {
+        source: Source {
+            system_identifier: 9,
+            own_id,
+            ..source(TIMELINE)
+        },
+        // Of another log.
+        wal: Lsn(WRITTEN.0 + 1),
+        ..cursor()
+    };
+    let own_id = source(TIMELINE).own_id;
+    let kept = |kept| Evidence {
+        kept: Some(kept),
+        ..Evidence::default()
+    };
+    let all = kept(Kept::All);
+    assert_eq!(said(foreign(own_id), &primary(), &all), Ok(Standing::Level));
+    assert_eq!(
+        said(foreign(own_id), &primary(), &kept(Kept::NotAll)),
+        Err("SourceChanged, an earlier one may do".to_owned())
+    );
+    // A copy that was given an id of its own.
+    assert_eq!(said(foreign(Uuid::nil()), &primary(), &all), changed());
+    // Only what may be seen now.
+    let of_others = Cursor {
+        scope: 77,
+        ..foreign(own_id)
+    };
+    assert_eq!(said(of_others, &primary(), &all), Err("ScopeChanged".to_owned()));
+    // A standby that has not yet heard of the era.
+    let ahead = Cursor {
+        seen: Seen::Snapshot(up_to(60)),
+        ..foreign(own_id)
+    };
+    assert_eq!(said(ahead, &standby(), &all), Ok(Standing::Behind));
 }
 
 #[test]
@@ -177,8 +232,8 @@ fn ids_that_a_primary_has_given_out_will_be_seen_and_others_never() {
         ..cursor()
     };
     let given_out = |end| Evidence {
-        timeline_end: None,
         ids_end: Some(Xid(end)),
+        ..Evidence::default()
     };
     assert_eq!(
         said(ahead.clone(), &primary(), &given_out(60)),
