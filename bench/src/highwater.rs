@@ -90,8 +90,14 @@ pub(crate) async fn enable_scoped(
 
 async fn enable_with(stage: &Stage, database: &Database, enable: &[&str]) -> Result<()> {
     for arguments in [&["migrate"][..], enable] {
-        program::timed(server_program(&stage.programs.server, database, arguments)).await?;
+        administer(stage, database, arguments).await?;
     }
+    Ok(())
+}
+
+/// Runs a command of the server's program on a database.
+pub(crate) async fn administer(stage: &Stage, database: &Database, arguments: &[&str]) -> Result<()> {
+    program::timed(server_program(&stage.programs.server, database, arguments)).await?;
     Ok(())
 }
 
@@ -110,20 +116,12 @@ pub(crate) async fn new_key(stage: &Stage, keys: &Path, scopes: &[String]) -> Re
 
 /// Has every client fetch an entity anew.
 pub(crate) async fn touch(stage: &Stage, database: &Database, table: &str) -> Result<()> {
-    program::timed(server_program(
-        &stage.programs.server,
-        database,
-        &["touch", table],
-    ))
-    .await?;
-    Ok(())
+    administer(stage, database, &["touch", table]).await
 }
 
 /// Removes all that was deleted so far.
 pub(crate) async fn purge(stage: &Stage, database: &Database) -> Result<()> {
-    let arguments = ["purge", "--older-than", "0s"];
-    program::timed(server_program(&stage.programs.server, database, &arguments)).await?;
-    Ok(())
+    administer(stage, database, &["purge", "--older-than", "0s"]).await
 }
 
 impl Server {

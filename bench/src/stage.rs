@@ -131,11 +131,25 @@ impl Stage {
     /// A standby of this Postgres, which ends when it is dropped, and a database as it is there.
     pub(crate) async fn standby(&self, database: &Database) -> Result<(Cluster, Database)> {
         let standby = tokio::task::block_in_place(|| self.cluster.start_standby(Profile::Durable, &[]))?;
-        let (_, name) = database.url.rsplit_once('/').context("a database has a name")?;
-        let url = standby.url(name);
+        let url = standby.url(database.name()?);
         let pool = PgPoolOptions::new().max_connections(POOL_CONNECTIONS_MAX);
         let pool = pool.connect(&url).await?;
         Ok((standby, Database { url, pool }))
+    }
+
+    /// What `pg_dump` makes of a database.
+    pub(crate) fn dump(&self, database: &Database) -> Result<Vec<u8>> {
+        tokio::task::block_in_place(|| self.cluster.dump(database.name()?))
+    }
+
+    /// A database that is restored from a dump.
+    pub(crate) async fn restore(&self, dump: &[u8]) -> Result<Database> {
+        let name = format!("{PREFIX}{}", self.number());
+        tokio::task::block_in_place(|| self.cluster.restore(&name, dump))?;
+        Ok(Database {
+            url: self.cluster.url(&name),
+            pool: self.pool(&name).await?,
+        })
     }
 
     /// A path for a store that is not there yet.
@@ -236,6 +250,11 @@ impl Stage {
 }
 
 impl Database {
+    fn name(&self) -> Result<&str> {
+        let (_, name) = self.url.rsplit_once('/').context("a database has a name")?;
+        Ok(name)
+    }
+
     /// Runs statements that return nothing.
     pub(crate) async fn run(&self, sql: impl Into<String>) -> Result<()> {
         sqlx::raw_sql(AssertSqlSafe(sql.into()))

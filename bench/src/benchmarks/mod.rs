@@ -1,16 +1,18 @@
-//! The benchmarks, in the order of the report. Each module has one, but for what two of them
-//! share in `against_first_pull`.
+//! The benchmarks, in the order of the report. Each module has one, but for what some of them
+//! share in `against_first_pull` and `going_back`.
 
 mod against_first_pull;
 mod coming_back;
 mod commit_to_visible;
 mod first_pull;
 mod flat_cost;
+mod going_back;
 mod memory;
 mod nothing_new;
 mod polls;
 mod promotion;
 mod remote;
+mod restore;
 mod scope_change;
 mod seed;
 mod server_cpu;
@@ -26,7 +28,7 @@ use crate::outcome::Benchmark;
 use crate::stage::Sizes;
 
 /// All of them.
-pub(crate) const ALL: [Benchmark; 16] = [
+pub(crate) const ALL: [Benchmark; 17] = [
     first_pull::BENCHMARK,
     seed::BENCHMARK,
     small_change::BENCHMARK,
@@ -37,6 +39,7 @@ pub(crate) const ALL: [Benchmark; 16] = [
     coming_back::BENCHMARK,
     verify::BENCHMARK,
     promotion::BENCHMARK,
+    restore::BENCHMARK,
     scope_change::BENCHMARK,
     memory::BENCHMARK,
     server_cpu::BENCHMARK,
