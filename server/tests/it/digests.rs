@@ -36,7 +36,8 @@ impl PageSink for Lines {
     }
 }
 
-async fn asked(server: &Served, body: &Value) -> (Vec<(String, String)>, Trailer) {
+/// What is answered to such a question.
+pub(crate) async fn asked(server: &Served, body: &Value) -> (Vec<(String, String)>, Trailer) {
     let response = server.post("/digests", body.to_string(), None).await;
     assert_eq!(response.status(), 200, "{body}: {:?}", response.text().await);
     let mut lines = Lines::default();
@@ -45,7 +46,8 @@ async fn asked(server: &Served, body: &Value) -> (Vec<(String, String)>, Trailer
     (lines.lines, parser.finish::<std::convert::Infallible>().unwrap())
 }
 
-fn of(lines: &[(String, String)], kind: &str) -> Vec<String> {
+/// The lines of blocks of one kind.
+pub(crate) fn of(lines: &[(String, String)], kind: &str) -> Vec<String> {
     let of_kind = lines.iter().filter(|(found, _)| found == kind);
     of_kind.map(|(_, line)| line.clone()).collect()
 }

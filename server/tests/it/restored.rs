@@ -6,11 +6,12 @@ use highwater_server::admin::{self, Rebased};
 use highwater_server::doctor::{self, DoctorOptions};
 use highwater_shared::EntityName;
 use highwater_testbed::{Cluster, Profile, caught_up, until_told};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::identity::refusal;
 use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
+use crate::{digests, why};
 
 /// More entities, of every kind that a dump numbers anew.
 const MORE: &str = "create table place (id int primary key, gone int, shop text not null, name text);
@@ -349,6 +350,45 @@ async fn a_standby_of_what_was_restored_goes_on_as_well() {
     // And the primary goes on from there.
     copy.pull(&Served::start(&restored).await, 0).await;
     assert_eq!((copy.resets, copy.upserts), (0, 3));
+}
+
+/// What else a cursor is sent with.
+#[tokio::test]
+async fn digests_and_why_know_a_cursor_of_the_database_that_was_dumped() {
+    let mut dumped = Dumped::start().await;
+    let mut copy = pulled(&dumped.pool).await;
+    let since = copy.since.clone().unwrap();
+    let digests = |since: &str| json!({"since": since, "entities": [{"entity": "product", "bits": 1}]});
+    dumped.mark().await;
+    run(&dumped.pool, "update product set name = 'dumped' where id = 4").await;
+    // Where it leads to was seen after the mark.
+    let (_, later) = digests::asked(&Served::start(&dumped.pool).await, &digests(&since)).await;
+    let (_, restored, _) = dumped.restored("postgres", "").await;
+    let server = Served::start(&restored).await;
+    let (lines, trailer) = digests::asked(&server, &digests(&since)).await;
+    assert_eq!(digests::of(&lines, "Changed"), ["4"]);
+    assert!(!digests::of(&lines, "Part").is_empty());
+    let page: Value = server.page(&format!("since={}", trailer.next)).await;
+    assert_eq!(page["changes"].as_array().unwrap().len(), 1, "{page}");
+    let refused = server
+        .post("/digests", digests(later.next.as_str()).to_string(), None)
+        .await;
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(
+        (&problem["status"], &problem["earlier"]),
+        (&json!(410), &json!(true)),
+        "{problem}"
+    );
+
+    why::is(&why::ask(&server, Some(&since), 4).await, "changed_since", "row");
+    why::is(&why::ask(&server, Some(&since), 7).await, "seen", "nothing");
+
+    // What became another entity after the rebase begins anew all the same.
+    run(&restored, "select highwater.touch('product')").await;
+    copy.recount();
+    copy.pull(&server, 0).await;
+    assert_equal(&copy, &restored).await;
+    assert_eq!(copy.resets, 1);
 }
 
 /// The same cluster and the same database: only the schema is another. Ids that were given out since the dump must not

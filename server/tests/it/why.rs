@@ -25,7 +25,7 @@ pub(crate) fn path(since: Option<&str>, entity: &str, key: &str) -> String {
 }
 
 /// Asks about a product, and is answered.
-async fn ask(server: &Served, since: Option<&str>, id: i32) -> Value {
+pub(crate) async fn ask(server: &Served, since: Option<&str>, id: i32) -> Value {
     let response = server
         .get(&path(since, "product", &json!({ "id": id }).to_string()))
         .await;
