@@ -358,9 +358,9 @@ async fn digests_and_why_know_a_cursor_of_the_database_that_was_dumped() {
     let mut dumped = Dumped::start().await;
     let mut copy = pulled(&dumped.pool).await;
     let since = copy.since.clone().unwrap();
-    let digests = |since: &str| json!({"since": since, "entities": [{"entity": "product", "bits": 1}]});
+    let digests = |since: &str| json!({"since": since, "entities": [{"entity": "place", "bits": 1}]});
     dumped.mark().await;
-    run(&dumped.pool, "update product set name = 'dumped' where id = 4").await;
+    run(&dumped.pool, "update place set name = 'dumped' where id = 4").await;
     // Where it leads to was seen after the mark.
     let (_, later) = digests::asked(&Served::start(&dumped.pool).await, &digests(&since)).await;
     let (_, restored, _) = dumped.restored("postgres", "").await;
@@ -380,11 +380,19 @@ async fn digests_and_why_know_a_cursor_of_the_database_that_was_dumped() {
         "{problem}"
     );
 
-    why::is(&why::ask(&server, Some(&since), 4).await, "changed_since", "row");
-    why::is(&why::ask(&server, Some(&since), 7).await, "seen", "nothing");
+    why::is(
+        &why::ask_of(&server, Some(&since), "place", 4).await,
+        "changed_since",
+        "row",
+    );
+    why::is(
+        &why::ask_of(&server, Some(&since), "place", 7).await,
+        "seen",
+        "nothing",
+    );
 
     // What became another entity after the rebase begins anew all the same.
-    run(&restored, "select highwater.touch('product')").await;
+    run(&restored, "select highwater.touch('place')").await;
     copy.recount();
     copy.pull(&server, 0).await;
     assert_equal(&copy, &restored).await;

@@ -25,9 +25,14 @@ pub(crate) fn path(since: Option<&str>, entity: &str, key: &str) -> String {
 }
 
 /// Asks about a product, and is answered.
-pub(crate) async fn ask(server: &Served, since: Option<&str>, id: i32) -> Value {
+async fn ask(server: &Served, since: Option<&str>, id: i32) -> Value {
+    ask_of(server, since, "product", id).await
+}
+
+/// Asks about a row of an entity, and is answered.
+pub(crate) async fn ask_of(server: &Served, since: Option<&str>, entity: &str, id: i32) -> Value {
     let response = server
-        .get(&path(since, "product", &json!({ "id": id }).to_string()))
+        .get(&path(since, entity, &json!({ "id": id }).to_string()))
         .await;
     let status = response.status();
     let body = response.text().await.unwrap();
