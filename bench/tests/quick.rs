@@ -75,7 +75,7 @@ fn a_quick_run_brings_numbers_and_drawings_for_every_benchmark() -> Result<()> {
     );
     let page = fs::read_to_string(out.join("benchmarks.md"))?;
     let names = names()?;
-    assert_eq!(names.len(), 16);
+    assert_eq!(names.len(), 17);
     for name in names {
         let (_, section) = page
             .split_once(&format!("\n## {name}\n"))
