@@ -239,17 +239,49 @@ mod tests {
     }
 
     #[test]
-    fn a_long_history_keeps_its_ends() {
+    fn of_a_long_history_the_older_half_is_thinned() {
         let samples = Samples::default();
-        for n in 0..20_000 {
-            samples.add(sample(n, n.cast_unsigned()));
-        }
-        assert!(samples.history.lock().unwrap().len() <= SAMPLES_MAX);
-        assert!(samples.safe_date(Xid(30)).is_some_and(|date| date.micros() <= 30));
+        let length = || samples.history.lock().unwrap().len();
+        let most = i64::try_from(SAMPLES_MAX).unwrap();
+        let add = |n: i64| samples.add(sample(n, n.cast_unsigned()));
+        let safe = |xmin: i64| samples.safe_date(Xid(xmin.cast_unsigned())).unwrap().micros();
+        (0..most).for_each(add);
+        assert_eq!(length(), SAMPLES_MAX);
+        add(most);
+        assert_eq!(length(), SAMPLES_MAX + 1 - SAMPLES_MAX / 4);
+        let middle = most / 2;
         assert_eq!(
-            samples.safe_date(Xid(19_999)),
-            Some(Timestamp::from_micros(19_999))
+            [0, 1, middle - 1].map(safe),
+            [0, 0, middle - 2],
+            "every other is left"
         );
+        assert_eq!([middle, middle + 1, most].map(safe), [middle, middle + 1, most]);
+        (most + 1..5 * most).for_each(add);
+        assert!(length() <= SAMPLES_MAX);
+        assert_eq!([0, 5 * most].map(safe), [0, 5 * most - 1]);
+    }
+
+    #[test]
+    fn while_nothing_happens_one_sample_is_enough() {
+        let samples = Samples::default();
+        for clock in 1..=3 {
+            samples.add(sample(clock, 10));
+        }
+        assert_eq!(samples.safe_date(Xid(10)), Some(Timestamp::from_micros(3)));
+        assert_eq!(samples.history.lock().unwrap().len(), 1);
+    }
+
+    /// Clocks are set back, and ids are where another server is promoted that had seen fewer.
+    #[test]
+    fn what_was_known_of_a_later_time_is_forgotten_when_it_is_earlier() {
+        let samples = Samples::default();
+        for (clock, bound) in [(1, 10), (4, 20), (8, 30), (5, 40)] {
+            samples.add(sample(clock, bound));
+        }
+        let safe = |xmin| samples.safe_date(Xid(xmin)).map(Timestamp::micros);
+        assert_eq!([35, 40].map(safe), [Some(4), Some(5)], "8 has not been yet");
+        samples.add(sample(6, 15));
+        assert_eq!([10, 14, 15, 40].map(safe), [Some(1), Some(1), Some(6), Some(6)]);
     }
 
     /// The lemma of this module, on real writers: a row stamped up to a sample's clock has an id

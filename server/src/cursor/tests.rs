@@ -1,5 +1,5 @@
 use super::*;
-use crate::snapshot::Xid;
+use crate::snapshot::{XIDS_IN_FLIGHT_MAX, Xid};
 use proptest::prelude::*;
 
 fn snapshots() -> impl Strategy<Value = Snapshot> {
@@ -91,22 +91,44 @@ fn with_check(body: &[u8]) -> String {
 
 #[test]
 fn a_cursor_has_one_text() {
-    let body = |system: &[u8], in_flight: &[u8]| {
+    let body = |system: &[u8], in_flight: &[u8], follows: u8| {
         // Database, own id, timeline, scope, log; then the snapshot up to 9, nothing covered, no dates.
         let head = [&[VERSION], system, &[5], &[7; 16], &[1, 0, 0, 0, 9]].concat();
-        [&head, in_flight, &[0, 0, 0, 0]].concat()
+        [&head, in_flight, &[0, 0, 0, follows]].concat()
     };
-    assert!(Cursor::decode(&with_check(&body(&[3], &[2, 1, 1]))).is_ok());
-    for (system, in_flight) in [
-        // The same number, with a zero before it.
-        (&[0x83, 0][..], &[2, 1, 1][..]),
+    let largest = [&[0xff; 9][..], &[1]].concat();
+    for system in [&[3][..], &largest] {
+        assert!(Cursor::decode(&with_check(&body(system, &[2, 1, 1], 0))).is_ok());
+    }
+    let beyond = [&[0xff; 9][..], &[3]].concat();
+    for (system, in_flight, follows) in [
+        // The same number, with a zero before it, and with bits that no number has room for.
+        (&[0x83, 0][..], &[2, 1, 1][..], 0),
+        (&beyond, &[2, 1, 1], 0),
         // An id twice, and one that is not below xmax.
-        (&[3], &[2, 1, 0]),
-        (&[3], &[2, 0, 1]),
+        (&[3], &[2, 1, 0], 0),
+        (&[3], &[2, 0, 1], 0),
+        // A mark for something that cursors do not have.
+        (&[3], &[2, 1, 1], 8),
     ] {
-        let text = with_check(&body(system, in_flight));
+        let text = with_check(&body(system, in_flight, follows));
         assert_eq!(Cursor::decode(&text), Err(CursorError::Damaged));
     }
+}
+
+#[test]
+fn as_many_ids_are_read_as_may_be_in_flight() {
+    let busy = |in_flight: usize| {
+        let ids = (0..in_flight as u64).map(Xid).collect();
+        let seen = Seen::Snapshot(Snapshot::new(Xid(10_000), ids));
+        Cursor { seen, ..cursor() }
+    };
+    let most = busy(XIDS_IN_FLIGHT_MAX);
+    assert_eq!(Cursor::decode(&most.encode()), Ok(most));
+    assert_eq!(
+        Cursor::decode(&busy(XIDS_IN_FLIGHT_MAX + 1).encode()),
+        Err(CursorError::Damaged)
+    );
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! What a pull delivers, and what it leaves out.
 
 use serde_json::Value;
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::rig::{Copy, Pull as _, Rig, run};
 
@@ -124,6 +124,44 @@ async fn an_open_writer_delays_its_own_rows_and_nobody_elses() {
     assert_eq!(copy.upserts, 1, "the late commit alone");
     assert_eq!(copy.rows("product")[r#"{"id":1}"#]["name"], "slow");
     assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+}
+
+/// Each late commit is a range of its own, and may be more than a page holds.
+#[tokio::test]
+async fn late_commits_of_several_pages_come_whole() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut before = Copy::default();
+    before.pull(&rig.server, 0).await;
+    let mut writers = Vec::new();
+    for late in [
+        "update product set name = 'late' where id <= 5",
+        "update product set name = 'later' where id between 6 and 10",
+        "delete from product where id between 11 and 15",
+    ] {
+        let mut writer = rig.database.connect().await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("begin; {late}")))
+            .execute(&mut writer)
+            .await
+            .unwrap();
+        writers.push(writer);
+    }
+    rig.run("update product set name = 'quick' where id = 20").await;
+    before.pull(&rig.server, 0).await;
+    before.recount();
+    for mut writer in writers {
+        sqlx::raw_sql("commit").execute(&mut writer).await.unwrap();
+    }
+    for rows_of_a_page in [1, 2, 5, 7] {
+        let mut copy = before.clone();
+        copy.pull(&rig.server, rows_of_a_page).await;
+        assert_eq!(
+            (copy.upserts, copy.deletes),
+            (10, 5),
+            "{rows_of_a_page} rows a page"
+        );
+        assert_eq!(copy.rows("product"), rig.source("product", "id").await);
+    }
 }
 
 #[tokio::test]

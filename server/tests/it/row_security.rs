@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::rig::{Copy, Pull as _, Rig, Served};
+use crate::why::ask_of;
 
 const TABLES: &str = "create table product (id int primary key, tenant_id int not null, name text);
     insert into product select g, 7 + g % 2, 'p' || g from generate_series(1, 20) g;
@@ -196,6 +197,10 @@ async fn keys_of_what_was_purged_are_told_to_no_limited_role() {
         copy.pull_with_keys(&seven, 0).await;
         assert_eq!((copy.resets, copy.deletes), (1, 0));
         tenants.assert_holds(&copy, 7).await;
+        for (id, of) in [(1, 8), (2, 7)] {
+            let answer = ask_of(&seven, None, "product", id).await;
+            assert_eq!(answer["outcome"], "no_such_row", "a row of {of}: {answer}");
+        }
     }
 }
 

@@ -169,6 +169,14 @@ async fn what_cannot_be_followed_any_more_is_left_out_and_said() {
         let fault = fault(&rig, entity).await;
         assert!(fault.contains(says), "{entity}: {fault}");
     }
+    let list: Value = rig.server.get("/entities").await.json().await.unwrap();
+    let list = list["entities"].as_array().unwrap().iter();
+    let described: Vec<&Value> = list.map(|entity| &entity["name"]).collect();
+    assert_eq!(
+        described,
+        ["alike", "fine", "heir", "unlogged"],
+        "of what is no more nothing is described"
+    );
     rig.run("drop table child").await;
     copy.pull(&rig.server, 0).await;
     assert_eq!(rig.server.get("/changes?entity=heir").await.status(), 200);

@@ -6,9 +6,10 @@ use std::time::Duration;
 use highwater_testbed::{Cluster, Profile, caught_up, seed, until};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 
+use crate::digests::asked;
 use crate::rig::{Copy, Pull as _, Served, cluster, pool, run, source};
 use crate::why::path;
 
@@ -124,7 +125,11 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     earlier.pull(&pair.primary.server, 0).await;
     let earlier = earlier.since.unwrap();
     replay(&pair.standby, "pause").await;
-    run(&pair.primary.pool, "update product set name = 'new' where id = 3").await;
+    run(
+        &pair.primary.pool,
+        "update product set name = 'new' where id in (3, 6)",
+    )
+    .await;
     let mut copy = Copy::default();
     copy.pull(&pair.primary.server, 0).await;
     let since = copy.since.clone().unwrap();
@@ -135,7 +140,7 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     );
     assert!(names(&page).is_empty());
     assert_eq!(page["lastSyncDate"], copy.last_sync_date);
-    assert_eq!(page["entities"], serde_json::json!(["product"]));
+    assert_eq!(page["entities"], json!(["product"]));
 
     // An earlier cursor it has, but not what the rows go by that are held besides.
     let joining = format!("/changes?since={earlier}&held={since}");
@@ -143,7 +148,7 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
     let alone = format!("/changes?since={earlier}");
     assert_eq!(pair.standby.server.get(&alone).await.status(), 200);
     let joined: Value = pair.primary.server.get(&joining).await.json().await.unwrap();
-    assert_eq!(names(&joined), ["new"]);
+    assert_eq!(names(&joined), ["new", "new"]);
 
     // Nor can it say why, of what it has not heard.
     let why = path(Some(&since), "product", "3");
@@ -156,13 +161,20 @@ async fn a_standby_that_lags_delays_and_gives_the_cursor_back() {
         "{told}"
     );
 
-    // In the middle of a pull there is nothing that could be given back.
+    // In the middle of a pull there is nothing that could be given back, whether it is the first or not.
     let mut midway = Copy::default();
     assert!(midway.pull_page(&pair.primary.server, 5).await);
-    let since = midway.since.clone().unwrap();
-    let response = pair.standby.server.get(&format!("/changes?since={since}")).await;
-    assert_eq!(response.status(), 503);
-    assert!(response.headers().contains_key("retry-after"));
+    let later = pair
+        .primary
+        .server
+        .page(&format!("since={earlier}&limit=1"))
+        .await;
+    assert_eq!(later["more"], true);
+    for since in [midway.since.as_deref().unwrap(), later["next"].as_str().unwrap()] {
+        let response = pair.standby.server.get(&format!("/changes?since={since}")).await;
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+    }
 
     // Who waits is answered when the standby has caught up, with what came after.
     let query = format!("since={}&wait=30", copy.since.clone().unwrap());
@@ -236,6 +248,7 @@ async fn a_primary_that_is_behind_its_standby_delays() {
     pair.caught_up().await;
     let mut copy = Copy::default();
     copy.pull(&pair.standby.server, 0).await;
+    let before = copy.since.clone().unwrap();
     // Two standbys are wanted, and there is one.
     let wanted = "alter system set synchronous_standby_names = 'FIRST 2 (*)'";
     run(&pair.primary.pool, wanted).await;
@@ -274,6 +287,11 @@ async fn a_primary_that_is_behind_its_standby_delays() {
         .get(&format!("/changes?since={midway_since}"))
         .await;
     assert_eq!(response.status(), 503);
+    let question = |since: &str| json!({"since": since, "entities": [{"entity": "product", "want": "keys"}]});
+    let (_, promised) = asked(&pair.standby.server, &question(&before)).await;
+    let question = question(&promised.next).to_string();
+    let compared = pair.primary.server.post("/digests", question, None).await;
+    assert_eq!(compared.status(), 503, "what was promised is not there yet");
 
     run(&pair.primary.pool, "alter system reset synchronous_standby_names").await;
     run(&pair.primary.pool, "select pg_reload_conf()").await;
