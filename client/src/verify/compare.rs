@@ -390,6 +390,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_has_as_many_parts_as_there_are_bytes_for() {
+        let twice = 2 * PART_BYTES;
+        let found = [0, PART_BYTES, twice - 1, twice, 1_024 * PART_BYTES, u64::MAX].map(bits);
+        assert_eq!(found, [0, 0, 0, 1, 10, PARTS_BITS_MAX]);
+    }
+
+    #[test]
+    fn what_differs_is_too_much_above_a_share() {
+        assert!(!exceeds(10, 10, 100) && exceeds(11, 10, 100));
+        assert!(!exceeds(0, 10, 0), "nothing of nothing");
+    }
+
+    #[test]
     fn a_request_asks_once_about_each_entity_and_no_more_than_a_server_reads() {
         let of = |entity: &str, bytes| DigestsOf {
             entity: EntityName::new(entity),

@@ -200,19 +200,65 @@ pub(super) fn json_bytes(value: &impl Serialize) -> usize {
 mod tests {
     use super::*;
 
+    fn keys<const N: usize>(ids: [i64; N]) -> Vec<RowKey> {
+        let key = |id: i64| RowKey {
+            columns: vec![("id".to_owned(), id.into())],
+            line: id.to_string().into_bytes(),
+        };
+        ids.map(key).to_vec()
+    }
+
+    #[test]
+    fn what_differs_is_counted_and_stands_in_the_order_of_the_key() {
+        let same = EntityVerified::new(&EntityName::new("product"));
+        assert!(same.is_equal() && same.differences() == 0);
+        let mut found = EntityVerified {
+            missing: keys([10, 9, 100]),
+            extra: keys([-2, -10]),
+            stale: keys([1]),
+            ..same.clone()
+        };
+        assert_eq!(found.differences(), 6);
+        found.sort();
+        assert_eq!(found.missing, keys([9, 10, 100]));
+        assert_eq!(found.extra, keys([-10, -2]));
+        let [missing, extra, stale] = [found.missing, found.extra, found.stale];
+        for differs in [
+            EntityVerified {
+                missing,
+                ..same.clone()
+            },
+            EntityVerified {
+                extra,
+                ..same.clone()
+            },
+            EntityVerified {
+                stale,
+                ..same.clone()
+            },
+        ] {
+            assert!(!differs.is_equal(), "{differs:?}");
+            let report = VerifyReport {
+                entities: vec![same.clone(), differs],
+                ..VerifyReport::default()
+            };
+            assert!(!report.is_equal());
+        }
+    }
+
     #[test]
     fn keys_are_cut_into_lists_that_fit_and_none_is_lost() {
         let key = |length| "k".repeat(length);
         // Each has two quotes and a comma besides.
         let half = KEYS_BYTES_MAX / 2 - 3;
-        let found = lists([key(half), key(half), key(1), key(2 * KEYS_BYTES_MAX), key(2)].into_iter());
+        let found = lists([key(half), key(half), key(0), key(2 * KEYS_BYTES_MAX), key(2)].into_iter());
         let lengths: Vec<Vec<usize>> = found
             .iter()
             .map(|list| list.iter().map(String::len).collect())
             .collect();
         assert_eq!(
             lengths,
-            [vec![half, half], vec![1], vec![2 * KEYS_BYTES_MAX], vec![2]]
+            [vec![half, half], vec![0], vec![2 * KEYS_BYTES_MAX], vec![2]]
         );
         assert_eq!(lists(std::iter::empty()), Vec::<Vec<String>>::new());
         // What JSON escapes is longer there.

@@ -104,6 +104,12 @@ mod tests {
         let found: Vec<(u64, u64)> = here.differing(&there).iter().map(|d| (d.part, d.rows)).collect();
         assert_eq!(found, [(1, 2), (2, 3)]);
         assert_eq!(here.len(), 3);
+        let mut told = Parts::new(2);
+        told.set(1, Digest { rows: 1, sum: 3 });
+        assert_eq!(told.differing(&parts(&[(1, 3)])), []);
+        assert_eq!(told.differing(&Parts::new(2)), [Differing { part: 1, rows: 1 }]);
+        told.take(1, 3);
+        assert_eq!(told.len(), 0, "nothing is left in it");
     }
 
     #[test]

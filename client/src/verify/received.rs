@@ -153,3 +153,27 @@ fn number(field: Option<&[u8]>) -> Option<i64> {
 fn malformed(what: &str) -> Error {
     Error::Malformed(format!("it holds {what} that cannot be read"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_its_number_its_rows_and_their_digest() {
+        let digest = Digest {
+            rows: 3,
+            sum: u64::MAX,
+        };
+        assert_eq!(read_part(b"5\t3\t-1"), Some((5, digest)));
+        for none in ["", "5\t3", "5\t-3\t1", "-5\t3\t1", "5\t3\tx", "\\N\t3\t1"] {
+            assert_eq!(read_part(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn equal_keys_are_equal_bytes() {
+        assert_eq!(same_form(b"plain\t7"), b"plain\t7");
+        assert_eq!(same_form(br"\x41\101"), b"AA");
+        assert_eq!(same_form(br"a\tb"), br"a\tb", "what has to be escaped is");
+    }
+}
