@@ -22,6 +22,9 @@ use crate::entity::Entity;
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 const CHUNK_BYTES_FIRST: usize = 16 * 1024;
 
+/// What stands between two JSON changes.
+const SEPARATOR: &[u8] = b",\n";
+
 /// A page that is at hand from its first byte to its last.
 #[derive(Debug)]
 pub struct WholePage {
@@ -178,24 +181,26 @@ impl Output {
     /// One line from Postgres; `kept` is what of it is not the server's alone. After some of them
     /// the chunk [is full](Output::is_full), and wants to be [handed over](Output::make_room).
     pub(super) fn line(&mut self, layout: &Layout, line: &[u8], kept: &[u8]) {
-        let before = self.chunk.len();
         match layout.format {
             Format::Copy => {
+                let before = self.chunk.len();
                 if let Some(header) = self.header.take() {
                     self.chunk.extend_from_slice(&header);
                 }
                 self.chunk.extend_from_slice(kept);
                 self.chunk.extend_from_slice(b"\n");
+                self.written += (self.chunk.len() - before) as u64;
             }
             Format::Json => {
                 self.separate();
                 let text = memchr::memchr(b'\t', line)
                     .and_then(|tab| line.get(..tab))
                     .unwrap_or(line);
-                self.chunk.extend_from_slice(&copy_text::unescape(text));
+                let text = copy_text::unescape(text);
+                self.chunk.extend_from_slice(&text);
+                self.written += text.len() as u64;
             }
         }
-        self.written += (self.chunk.len() - before) as u64;
     }
 
     /// Whether the chunk is full. It is asked after every line, and so apart from what is awaited then.
@@ -248,7 +253,8 @@ impl Output {
     /// A comma, where a change stands before the next one.
     fn separate(&mut self) {
         if std::mem::replace(&mut self.begun, true) {
-            self.chunk.extend_from_slice(b",\n");
+            self.chunk.extend_from_slice(SEPARATOR);
+            self.written += SEPARATOR.len() as u64;
         }
     }
 

@@ -130,6 +130,23 @@ async fn compare(server: &Served, since: Option<&str>, limit: usize) -> (usize, 
 }
 
 #[tokio::test]
+async fn the_columns_of_a_key_tell_their_place_in_it() {
+    let rig = Rig::start("create table pair (a text, note text, b int, primary key (b, a))").await;
+    rig.enable(&["pair"]).await;
+    let list: Value = rig.server.get("/entities").await.json().await.expect("entities");
+    let pair = &list["entities"][0];
+    assert_eq!(pair["key"], json!(["b", "a"]));
+    let columns = pair["columns"].as_array().expect("columns").iter();
+    let places: Vec<_> = columns
+        .map(|column| json!([column["name"], column["role"], column["place"]]))
+        .collect();
+    assert_eq!(
+        json!(places),
+        json!([["a", "key", 2], ["note", null, null], ["b", "key", 1]])
+    );
+}
+
+#[tokio::test]
 async fn both_forms_carry_the_same_on_real_data() {
     let rig = Rig::start("").await;
     let counts = flights::load(&rig.pool, Months::January).await.expect("flights");

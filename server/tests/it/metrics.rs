@@ -221,6 +221,41 @@ fn alerts_are_described_and_hold() {
 }
 
 #[tokio::test]
+async fn of_a_page_each_entity_counts_its_own() {
+    let rig = Rig::start(
+        "create table long (id int primary key, note text); insert into long select g, repeat('x', 100) from generate_series(1, 3) g;
+         create table short (id int primary key, note text); insert into short select generate_series(1, 4)",
+    )
+    .await;
+    rig.enable(&["long", "short"]).await;
+    let counted = async |what: &str, entity: &str| {
+        let series = format!("highwater_entity_{what}_total{{entity=\"{entity}\",format=\"json\"}}");
+        rig.server.metric(&series).await.unwrap()
+    };
+    let response = rig.server.get("/changes").await;
+    let page = response.text().await.unwrap();
+    assert_eq!(
+        (counted("rows", "long").await, counted("rows", "short").await),
+        (3.0, 4.0)
+    );
+    let (long, short) = (counted("bytes", "long").await, counted("bytes", "short").await);
+    let changes = page.split_once("],\"").unwrap().0.len() - "{\"changes\":[".len();
+    assert_eq!(long + short, changes as f64);
+    assert!(long > 300.0 && short < long, "{long} and {short}");
+
+    let since = serde_json::from_str::<Value>(&page).unwrap()["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    rig.run("update short set note = 'new' where id = 1").await;
+    rig.server.page(&format!("since={since}")).await;
+    assert_eq!(
+        (counted("pages", "long").await, counted("pages", "short").await),
+        (1.0, 2.0)
+    );
+}
+
+#[tokio::test]
 async fn the_numbers_are_those_of_what_happened() {
     let rig = rig().await;
     let server = &rig.server;
