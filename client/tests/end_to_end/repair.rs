@@ -45,6 +45,25 @@ async fn a_row_whose_key_is_none_at_the_source_is_removed() {
     }
 }
 
+/// A trigger in the store may undo what is written. That is not called repaired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_undone_is_told_as_a_difference_that_remains() {
+    let tables =
+        format!("{PRODUCTS}; create table news (id int primary key); insert into news values (1), (2)");
+    let (rig, store) = pulled(&tables, &["product", "news"]).await;
+    edit(
+        &store,
+        "delete from product where id = 7; delete from news where id = 2;
+         create trigger undoes after insert on product begin delete from product where id = 7; end",
+    );
+    let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
+    assert_eq!((code, &told["repaired"]), (3, &json!(false)), "{told}");
+    edit(&store, "drop trigger undoes");
+    let (code, told) = verify(&rig.url(), &store, &["--repair"]).await;
+    assert_eq!((code, &told["repaired"]), (0, &json!(true)), "{told}");
+    rig.assert_equal(&store, &["product", "news"], "repaired").await;
+}
+
 /// The rows that are missing are asked for in three lists, and no connection lasts for two of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_is_cut_off_keeps_what_it_has() {
