@@ -113,11 +113,16 @@ impl Lineage {
         kept
     }
 
+    /// The same of a cursor of another database; `None` also for one of this, of which its own marks say nothing.
+    pub(crate) fn kept_of_another(&self, cursor: &Cursor) -> Option<Kept> {
+        self.is_foreign(cursor).then(|| self.kept(cursor)).flatten()
+    }
+
     /// What a caller has in terms of this database, where its cursor is of another and all is there that it has seen: entities
     /// as they are called here, and no position in a log that is another's.
     pub(crate) fn adopted<'a>(&self, since: &'a Since) -> Cow<'a, Since> {
         match since {
-            Since::Cursor(cursor) if self.is_foreign(cursor) && self.kept(cursor) == Some(Kept::All) => {
+            Since::Cursor(cursor) if self.kept_of_another(cursor) == Some(Kept::All) => {
                 let here = |covered: &Covered| Covered {
                     number: covered.number,
                     incarnation: self.now(cursor, covered).unwrap_or(covered.incarnation),

@@ -82,7 +82,7 @@ pub async fn open_digests(node: &Node, mut asked: DigestsAsked) -> Result<OpenDi
     asked.since = lineage.adopted(&asked.since).into_owned();
     let refusal = match &asked.since {
         // What was seen in the middle of a pull may be missing in a dump that has all from before it.
-        Since::Cursor(cursor) if lineage.is_foreign(cursor) && lineage.kept(cursor) == Some(Kept::NotAll) => {
+        Since::Cursor(cursor) if lineage.kept_of_another(cursor) == Some(Kept::NotAll) => {
             Some(ReadError::Resync {
                 reason: ResyncReason::SourceChanged,
                 earlier: true,
