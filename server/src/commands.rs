@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use highwater_server::Coalescing;
 use highwater_server::admin::{self, AdminError, EnableOptions, ListedEntity, PurgeOptions, Purged, Rebased};
 use highwater_server::caller::{Caller, Grant};
 use highwater_server::doctor::DoctorOptions;
@@ -18,9 +19,9 @@ use crate::cli::{Cli, Command, Database, Enable, Why};
 use crate::{callers, package, serving};
 
 /// Runs a command, and tells how the program is to end.
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(cli: Cli, coalescing: Coalescing) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
-        Command::Serve(serve) => serving::serve(*serve).await,
+        Command::Serve(serve) => serving::serve(*serve, coalescing).await,
         Command::Migrate { database } => {
             admin::migrate(&mut connect(&database).await?).await?;
             say("the schema highwater is up to date")

@@ -11,15 +11,19 @@ mod transport;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use highwater_server::Coalescing;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     serving::log(cli.log_format);
+    let coalescing = Coalescing::default();
+    let threads = coalescing.clone();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_park(move || threads.pause())
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(commands::run(cli)));
+        .and_then(|runtime| runtime.block_on(commands::run(cli, coalescing)));
     match result {
         Ok(code) => code,
         Err(error) => {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::catalog::Catalog;
+use crate::coalescing::Coalescing;
 use crate::database::{Connection, sqlstate};
 use crate::entity::{Entity, ScopeColumn};
 use crate::limit::TransactionBounds;
@@ -28,6 +29,8 @@ pub struct Node {
     bounds: TransactionBounds,
     /// Whether a pooler lends connections to Postgres for one transaction each.
     is_pooled: bool,
+    /// Knows while many rows pass.
+    pub(crate) coalescing: Coalescing,
     /// What is counted of what is read from it, and of the server at large.
     pub(crate) metrics: Metrics,
     /// The entities, as they were described last.
@@ -52,6 +55,7 @@ impl Node {
             pool,
             bounds,
             is_pooled: false,
+            coalescing: Coalescing::default(),
             metrics: Metrics::default(),
             catalog: Catalog::default(),
             own_id: Mutex::default(),
@@ -67,6 +71,13 @@ impl Node {
     #[must_use]
     pub fn pooled(mut self, is_pooled: bool) -> Self {
         self.is_pooled = is_pooled;
+        self
+    }
+
+    /// The same, whose long pages tell the threads of the runtime that they may pause.
+    #[must_use]
+    pub fn coalescing(mut self, coalescing: Coalescing) -> Self {
+        self.coalescing = coalescing;
         self
     }
 

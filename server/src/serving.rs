@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use highwater_server::{Listeners, pooler};
+use highwater_server::{Coalescing, Listeners, pooler};
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,12 +35,13 @@ pub(crate) fn log(format: LogFormat) {
     }
 }
 
-pub(crate) async fn serve(options: Serve) -> anyhow::Result<()> {
+pub(crate) async fn serve(options: Serve, coalescing: Coalescing) -> anyhow::Result<()> {
     let authenticator = options.callers.clone().authenticator(options.listen).await?;
     let mut chosen = options.chosen(authenticator.clone());
     if let Some(contradiction) = chosen.contradiction() {
         bail!("{contradiction}");
     }
+    chosen.coalescing = coalescing;
     let for_one = chosen.caller_requests_per_second.is_some() || chosen.caller_waiting_max.is_some();
     if for_one && chosen.authenticator.is_none() {
         tracing::warn!("nobody is asked who they are, so limits for one caller do nothing");

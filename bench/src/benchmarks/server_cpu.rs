@@ -117,7 +117,8 @@ async fn run(stage: &Stage) -> Result<Outcome> {
             "{} rows, {PASSES} times for each reading, since the system counts user and system time in \
              hundredths of a second, each time after a commit, since who asks the same as another is given pages \
              that the server has kept. COPY blocks are pulled by the client, JSON is read into nothing. Both pass \
-             each row on, `psql` through a pipe, the server over a socket.",
+             each row on, `psql` through a pipe, the server over a socket. `psql` is woken for each piece of 8 KiB that \
+             Postgres sends; the server lets some of them gather while many rows pass.",
             count(rows)
         )],
     })

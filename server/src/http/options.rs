@@ -9,6 +9,7 @@ use highwater_shared::digests::DIGESTS_BODY_BYTES_MAX;
 use super::browsers::Origin;
 use super::tls::TlsFiles;
 use crate::auth::Authenticator;
+use crate::coalescing::Coalescing;
 use crate::limit::{PageBounds, TransactionBounds};
 
 /// What can be chosen of a server. The default is what `highwater-server serve` does without options.
@@ -43,6 +44,8 @@ pub struct ServeOptions {
     /// Whether the pool leads to a pooler that lends connections to Postgres for one transaction each; see
     /// [`crate::pooler`].
     pub is_pooled: bool,
+    /// What the threads of the runtime pause by.
+    pub coalescing: Coalescing,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The certificate to show and its key; plain HTTP without.
@@ -84,6 +87,7 @@ impl Default for ServeOptions {
             digests_max: 4,
             digests_time_max: Duration::from_mins(10),
             is_pooled: false,
+            coalescing: Coalescing::default(),
             authenticator: None,
             tls: None,
             connections_max: 32_000,

@@ -114,7 +114,10 @@ pub async fn serve(
     let tls = files
         .map(|files| Tls::start(files, shutdown.clone()))
         .transpose()?;
-    let node = Arc::new(Node::bounded(pool, options.transaction).pooled(options.is_pooled));
+    let node = Node::bounded(pool, options.transaction)
+        .pooled(options.is_pooled)
+        .coalescing(options.coalescing.clone());
+    let node = Arc::new(node);
     check_source(&node).await?;
     let shared = Arc::new(Shared::new(node, options, metrics.is_none(), shutdown.clone()));
     let tasks = [shared.watch(), shared.authenticate()];

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::sql::{Layout, Order, Statement};
 use super::{Output, ReadError};
+use crate::coalescing::{BULK_BYTES_MIN, Coalescing};
 use crate::cursor::After;
 use crate::limit::Limit;
 
@@ -41,6 +42,7 @@ pub(super) async fn pass(
     connection: &mut PgConnection,
     statement: &Statement,
     budget: &mut Budget,
+    coalescing: &Coalescing,
     out: &mut Output,
 ) -> Result<(End, Option<After>), ReadError> {
     let layout = &statement.layout;
@@ -48,6 +50,7 @@ pub(super) async fn pass(
     let mut last: Option<Bytes> = None;
     let mut end = End::Complete;
     let mut late = false;
+    let mut passing = None;
     while let Some(message) = lines.try_next().await? {
         if late || out.written() >= budget.bytes_max {
             end = End::Abandoned(if late {
@@ -77,7 +80,10 @@ pub(super) async fn pass(
         out.line(layout, line, kept);
         last = Some(message);
         if out.is_full() {
+            // While the reader is waited for, no rows pass.
+            drop(passing.take());
             out.make_room().await?;
+            passing = (out.written() >= BULK_BYTES_MIN).then(|| coalescing.pass());
             // The reader is slow where a chunk is handed over, and only there is it worth a look.
             late = Instant::now() >= budget.until;
         }

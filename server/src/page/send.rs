@@ -35,7 +35,7 @@ impl OpenPage {
             newest: Vec::new(),
         };
         let mut begun = Vec::new();
-        let sent = self.send_rows(&mut budget, &mut begun, &mut out).await;
+        let sent = self.send_rows(node, &mut budget, &mut begun, &mut out).await;
         self.count(node, &begun, &budget, &out);
         let result = match sent {
             Ok(full) => self.close(node, full.as_ref()).await.map(|()| {
@@ -64,6 +64,7 @@ impl OpenPage {
     /// each part where it begins.
     async fn send_rows(
         &mut self,
+        node: &Node,
         budget: &mut Budget,
         begun: &mut Vec<Begun>,
         out: &mut Output,
@@ -110,7 +111,7 @@ impl OpenPage {
                         let statement = sql::statement(part, self.request.format, budget.rows_left + 1)
                             .map_err(|_| ReadError::BadPosition)?;
                         let connection = self.connection.get()?;
-                        let (end, last) = rows::pass(connection, &statement, budget, out)
+                        let (end, last) = rows::pass(connection, &statement, budget, &node.coalescing, out)
                             .await
                             .map_err(|error| blame(error, entity, step, after))?;
                         at = last.or(at);
