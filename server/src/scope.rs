@@ -200,10 +200,14 @@ pub(crate) mod tests {
             before.rescoped(3, limits(&[(3, &["a"])]).of(3)),
             Rescoped::default()
         );
-        let many: Vec<String> = (0..=REMEMBERED_MAX).map(|scope| scope.to_string()).collect();
-        let mut too_many = limits(&[(2, &["a"])]);
-        too_many.limit(1, many);
-        assert_eq!(too_many.remembered([1, 2]), Remembered::default());
+        let many: Vec<String> = (1..REMEMBERED_MAX).map(|scope| scope.to_string()).collect();
+        let mut many = limits(&[
+            (1, &many.iter().map(String::as_str).collect::<Vec<_>>()),
+            (2, &["a"]),
+        ]);
+        assert_ne!(many.remembered([1, 2]), Remembered::default());
+        many.limit(3, vec!["a".to_owned()]);
+        assert_eq!(many.remembered([1, 2, 3]), Remembered::default(), "one too many");
     }
 
     #[test]

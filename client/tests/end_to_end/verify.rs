@@ -269,6 +269,12 @@ async fn each_state_that_cannot_be_compared_says_what_to_do() {
         code == 1 && said.contains("price") && said.contains("highwater pull"),
         "{said}"
     );
+    // Who asks for it by its name is told what the server says of it.
+    let (code, said) = refused(&["--entity", "price"]).await;
+    assert!(
+        code == 1 && said.contains("price") && !said.contains("highwater pull"),
+        "{said}"
+    );
     rig.pulled(&store, &[]).await;
     let told = assert_verified(&url, &store, &[], "what is left").await;
     assert_eq!(told["entities"].as_array().unwrap().len(), 1);

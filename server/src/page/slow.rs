@@ -1,5 +1,5 @@
-//! Tests that a slow reader gets shorter pages and all of the rows, and that one which stands still
-//! is cut off.
+//! Tests that a slow reader gets shorter pages and all of the rows, that one which stands still is cut off, and that
+//! a connection which is lost meanwhile costs a page and nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, ReadError, Since, Takes};
+use super::{Asked, Format, Opened, Output, PAGE_ROWS, PageRequest, Pieces, ReadError, Since, Takes};
 use crate::admin::{self, EnableOptions};
 use crate::caller::Caller;
 use crate::cursor::Cursor;
@@ -21,9 +21,8 @@ use crate::samples::Samples;
 /// What a reader takes between two chunks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Reads a page slowly.
-async fn page(node: &Arc<Node>, since: Since) -> Value {
-    let request = PageRequest {
+fn request(since: Since) -> PageRequest {
+    PageRequest {
         since,
         held: Vec::new(),
         takes: Takes::default(),
@@ -35,16 +34,26 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
             ..PageBounds::default()
         },
         format: Format::Json,
-    };
+    }
+}
+
+/// A page on its way to a reader that takes one chunk after the other.
+async fn sent(node: &Arc<Node>, request: PageRequest) -> Pieces {
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
         panic!("this is a primary");
     };
-    let (sender, mut chunks) = mpsc::channel(1);
+    let (sender, chunks) = mpsc::channel(1);
     let node = Arc::clone(node);
     tokio::spawn(async move {
         let output = Output::new(Format::Json, sender, PageBounds::default().send_wait_max);
         page.send(&node, &Samples::default(), output).await;
     });
+    chunks
+}
+
+/// Reads a page slowly.
+async fn page(node: &Arc<Node>, since: Since) -> Value {
+    let mut chunks = sent(node, request(since)).await;
     let mut body = Vec::new();
     while let Some(chunk) = chunks.recv().await {
         body.extend_from_slice(chunk.unwrap().bytes());
@@ -55,11 +64,15 @@ async fn page(node: &Arc<Node>, since: Since) -> Value {
 
 /// A database with 12 MB of products.
 async fn products(name: &str) -> Database {
+    let table = "create table product (id int primary key, name text);
+        insert into product select g, repeat('x', 1000) from generate_series(1, 12000) g";
+    enabled(name, table).await
+}
+
+async fn enabled(name: &str, table: &'static str) -> Database {
     let database = Database::create(name).await.unwrap();
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
     admin::migrate(&mut connection).await.unwrap();
-    let table = "create table product (id int primary key, name text);
-        insert into product select g, repeat('x', 1000) from generate_series(1, 12000) g";
     sqlx::raw_sql(table).execute(&mut connection).await.unwrap();
     admin::enable(&mut connection, "product", &EnableOptions::default())
         .await
@@ -101,17 +114,12 @@ async fn a_reader_that_stands_still_is_cut_off() {
 
 async fn stand_still(node: &Node, limit: u64) {
     let request = PageRequest {
-        since: Since::Nothing,
-        held: Vec::new(),
-        takes: Takes::default(),
-        entities: Asked::All,
-        caller: Caller::anyone(),
         limit,
         bounds: PageBounds {
             send_wait_max: PAUSE,
             ..PageBounds::default()
         },
-        format: Format::Json,
+        ..request(Since::Nothing)
     };
     let Opened::Page(page) = super::open(node, request).await.unwrap() else {
         panic!("this is a primary");
@@ -125,6 +133,37 @@ async fn stand_still(node: &Node, limit: u64) {
     assert!(chunks.recv().await.unwrap().is_ok());
     assert!(matches!(chunks.recv().await, Some(Err(ReadError::Abandoned))));
     assert!(chunks.recv().await.is_none());
+}
+
+/// Postgres may end a connection at any time, which says nothing of the tombstones that it was sending.
+#[tokio::test]
+async fn a_connection_that_is_lost_among_deletions_leaves_no_entity_out() {
+    let database = enabled("lost", "create table product (id text primary key)").await;
+    let node = Arc::new(Node::new(database.pool().await.unwrap()));
+    let next = page(&node, Since::Nothing).await["next"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let since = Since::Cursor(Box::new(Cursor::decode(&next).unwrap()));
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    // More than the buffers of a socket take.
+    let deletions = "insert into product select repeat('x', 1000) || g from generate_series(1, 12000) g; delete from product";
+    sqlx::raw_sql(deletions).execute(&mut connection).await.unwrap();
+    let request = PageRequest {
+        bounds: PageBounds::default(),
+        ..request(since)
+    };
+    let mut chunks = sent(&node, request).await;
+    assert!(chunks.recv().await.unwrap().is_ok());
+    let others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    sqlx::raw_sql(others).execute(&mut connection).await.unwrap();
+    let mut last = None;
+    while let Some(chunk) = chunks.recv().await {
+        last = Some(chunk);
+    }
+    assert!(matches!(last, Some(Err(ReadError::Postgres(_)))), "{last:?}");
+    let whole = page(&node, Since::Nothing).await;
+    assert_eq!(whole["entities"], serde_json::json!(["product"]));
 }
 
 /// Postgres ends the transaction then, and the page is one that may be asked for again.

@@ -128,6 +128,35 @@ async fn what_is_asked_wrongly_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_deleted_key_that_its_type_no_longer_knows_asks_for_a_touch_here_too() {
+    let rig = Rig::start(
+        "create type size as enum ('s', 'm'); create table shirt (size size primary key); insert into shirt values ('s'), ('m')",
+    )
+    .await;
+    rig.enable(&["shirt"]).await;
+    let since = rig.server.page("").await["next"].as_str().unwrap().to_owned();
+    rig.run("delete from shirt where size = 's'; alter type size rename value 's' to 'small'")
+        .await;
+    let body = json!({"since": since, "entities": [{"entity": "shirt"}]}).to_string();
+    // When it is found the answer has begun, and breaks off.
+    let response = rig.server.post("/digests", body.clone(), None).await;
+    assert!(response.status() == 503 || response.bytes().await.is_err());
+    let problem: Problem = rig
+        .server
+        .post("/digests", body, None)
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(problem.code, Some(Code::Unavailable));
+    assert!(
+        problem.detail.contains("highwater-server touch"),
+        "{}",
+        problem.detail
+    );
+}
+
+#[tokio::test]
 async fn who_may_not_read_an_entity_may_not_compare_it() {
     let rig = Rig::start(PRODUCTS).await;
     rig.enable(&["product"]).await;

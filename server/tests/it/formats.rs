@@ -1,12 +1,14 @@
 //! Both forms of a page mean the same.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use highwater_shared::{
     BlockHeader, BlockKind, COPY_MEDIA_TYPE, ColumnRole, PageParser, PageSink, Trailer, copy_text,
 };
 use highwater_testbed::flights::{self, Months};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, Served};
 
@@ -126,6 +128,51 @@ async fn compare(server: &Served, since: Option<&str>, limit: usize) -> (usize, 
             return (changes, next);
         }
         since = Some(next);
+    }
+}
+
+/// It is never later than what has come, so what comes has to tell its own, whatever it is.
+#[tokio::test]
+async fn the_date_moves_on_with_each_kind_of_change_in_either_form() {
+    let rig = Rig::start(
+        "create table product (id int primary key, name text); insert into product select g from generate_series(1, 9) g",
+    )
+    .await;
+    rig.enable(&["product"]).await;
+    let next = rig.server.page("").await["next"]
+        .as_str()
+        .expect("a cursor")
+        .to_owned();
+    let (mut by_json, mut by_blocks) = (next.clone(), next);
+    for change in [
+        "update product set name = 'new' where id = 1",
+        "update product set deleted = true where id = 2",
+        "delete from product where id = 3",
+    ] {
+        rig.run(change).await;
+        let newest = "select max(changed_date) from (select changed_date from product union all select changed_date from highwater.tombstone) c";
+        let newest =
+            format!("select to_char(({newest}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+        let newest: String = sqlx::query_scalar(AssertSqlSafe(newest))
+            .fetch_one(&rig.pool)
+            .await
+            .expect("a date");
+        let moved_on = async {
+            let mut dates = (String::new(), String::new());
+            while dates != (newest.clone(), newest.clone()) {
+                let page = rig.server.page(&format!("since={by_json}")).await;
+                let (_, trailer) = blocks(&rig.server, &format!("since={by_blocks}")).await;
+                dates = (
+                    page["lastSyncDate"].as_str().expect("a date").to_owned(),
+                    trailer.last_sync_date.to_string(),
+                );
+                by_json = page["next"].as_str().expect("a cursor").to_owned();
+                by_blocks = trailer.next;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), moved_on)
+            .await
+            .expect(change);
     }
 }
 

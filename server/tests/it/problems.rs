@@ -173,8 +173,14 @@ async fn a_forged_position_is_the_callers_fault() {
     )
     .await;
     rig.enable(&["product"]).await;
-    let page = rig.server.page("limit=3").await;
-    let genuine = Cursor::decode(page["next"].as_str().unwrap()).unwrap();
+    let midway = async |query: &str| {
+        let page = rig.server.page(query).await;
+        Cursor::decode(page["next"].as_str().unwrap()).unwrap()
+    };
+    let among_rows = midway("limit=3").await;
+    let whole = midway("").await.encode();
+    rig.run("delete from product where id < 6").await;
+    let among_deletions = midway(&format!("limit=3&since={whole}")).await;
     for key in [
         vec!["x".to_owned()],
         vec![],
@@ -182,14 +188,19 @@ async fn a_forged_position_is_the_callers_fault() {
         vec!["1); drop table product; --".to_owned()],
         vec!["'\\".to_owned()],
     ] {
-        let mut forged = genuine.clone();
-        forged.pull.as_mut().unwrap().position.after = Some(After {
-            order: 0,
-            key: key.clone(),
-        });
-        let problem = problem(&rig.server, &format!("/changes?since={}", forged.encode())).await;
-        assert_eq!(problem["code"], "invalid_since", "{key:?}: {problem}");
+        for genuine in [&among_rows, &among_deletions] {
+            let mut forged = genuine.clone();
+            let position = &mut forged.pull.as_mut().unwrap().position;
+            let order = position.after.as_ref().unwrap().order;
+            let key = key.clone();
+            position.after = Some(After { order, key });
+            let problem = problem(&rig.server, &format!("/changes?since={}", forged.encode())).await;
+            assert_eq!(problem["code"], "invalid_since", "{forged:?}: {problem}");
+        }
     }
+    // Nobody else is the worse for it.
+    let page = rig.server.page(&format!("since={whole}")).await;
+    assert_eq!(page["changes"].as_array().unwrap().len(), 5, "{page}");
 }
 
 /// Dates that RFC 3339 can write are served, however odd; others no cursor may hold.

@@ -147,6 +147,23 @@ async fn keys_of_what_was_purged_come_as_those_of_other_deletions() {
 }
 
 #[tokio::test]
+async fn who_waits_is_told_at_once_of_keys_that_were_purged_before() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut behind = Copy::default();
+    behind.pull(&rig.server, 0).await;
+    rig.run("delete from product where id <= 3").await;
+    until_seen(&rig, 0).await;
+    assert_eq!(purge_keeping(&rig, 100).await, 3);
+    until_purges_are_seen(&rig).await;
+    let since = behind.since.clone().unwrap();
+    let query = format!("since={since}&purged=keys&wait=60");
+    let told = tokio::time::timeout(Duration::from_secs(30), rig.server.page(&query)).await;
+    let told = told.expect("there is something to tell");
+    assert_eq!(told["changes"].as_array().unwrap().len(), 3, "{told}");
+}
+
+#[tokio::test]
 async fn whoever_lacks_a_key_that_was_not_kept_begins_anew() {
     let rig = Rig::start(PRODUCT).await;
     rig.enable(&["product"]).await;
