@@ -18,7 +18,7 @@ use crate::cursor::{Cursor, Lsn, Source};
 use crate::limit::TransactionBounds;
 use crate::node::Node;
 use crate::page::Probe;
-use crate::snapshot::{Era, Snapshot};
+use crate::snapshot::{Era, Snapshot, Xid};
 use crate::standby::{self, Claim};
 use crate::{timeline, unprepared};
 
@@ -55,6 +55,9 @@ pub struct Moment {
     pub source: Source,
     /// What may be said to have been seen: the transaction's snapshot, or less on a standby.
     pub snapshot: Snapshot,
+    /// The first id that had not been given out, as far as is known here. Rows with later ones came with a partition of
+    /// another cluster.
+    pub next_xid: Xid,
     /// The end of the log that was there when the snapshot was taken.
     pub log: LogEnd,
     /// Whether the database was restored or copied to where it is, and not yet rebased.
@@ -109,22 +112,25 @@ impl Moment {
         let lsn = |name: &str| Ok::<_, sqlx::Error>(Lsn(row.try_get::<i64, _>(name)?.cast_unsigned()));
         let era: i16 = row.try_get("era")?;
         let era = Era(u16::try_from(era).map_err(|e| decode(Box::new(e)))?);
+        let own: String = row.try_get("snapshot")?;
+        let own: Snapshot = own.parse().map_err(|error| decode(Box::new(error)))?;
+        let own = own.in_era(era);
+        let next_xid = own.xmax();
         let (snapshot, log) = if let Some(Claim {
             snapshot, replayed, ..
         }) = claim
         {
             (snapshot, LogEnd::Standby { replayed })
         } else {
-            let snapshot: String = row.try_get("snapshot")?;
-            let snapshot: Snapshot = snapshot.parse().map_err(|error| decode(Box::new(error)))?;
             let log = LogEnd::Primary {
                 written: lsn("written")?,
                 flushed: lsn("flushed")?,
             };
-            (snapshot.in_era(era), log)
+            (own, log)
         };
         Ok(Self {
             snapshot,
+            next_xid,
             log,
             moved: row.try_get("moved")?,
             taken: Instant::now(),

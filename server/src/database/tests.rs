@@ -20,6 +20,7 @@ fn in_the_middle_of_a_pull_a_standby_must_have_replayed_what_earlier_pages_were_
     let standby = |replayed| Moment {
         source,
         snapshot: snapshot("20:20:"),
+        next_xid: Xid(20),
         log: LogEnd::Standby {
             replayed: Lsn(replayed),
         },

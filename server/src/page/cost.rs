@@ -116,7 +116,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
     let mut costs = Vec::new();
     for step in [Step::Anew, Step::Tombstones, Step::Flagged, Step::Rows] {
         let ranges = match step {
-            Step::Anew if all.is_some() => vec![(Range::From(Xid(0)), middle.0)],
+            Step::Anew if all.is_some() => vec![(Range::Scope, middle.0)],
             Step::Anew => vec![(Range::Key, 0)],
             _ => vec![
                 (Range::Xid(middle), middle.0),
@@ -135,7 +135,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
             };
             for after in [None, Some(&after)] {
                 let own = &moment.snapshot;
-                for target in [None, Some(sql::Target { seen: own, own })] {
+                for target in [None, Some(own)] {
                     for format in [Format::Copy, Format::Json] {
                         let part = sql::Part {
                             entity: &entity,
@@ -144,6 +144,7 @@ async fn costs(pool: &PgPool, seen: &Snapshot, all: Option<&[String]>) -> Vec<(S
                             range: &range,
                             after,
                             target,
+                            next_xid: moment.next_xid,
                             only: None,
                         };
                         let text = sql::statement(part, format, LIMIT.into()).unwrap().text;

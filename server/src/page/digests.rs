@@ -205,6 +205,7 @@ impl OpenDigests {
                 entity,
                 scopes: self.page.limits.of(entity.covered.number),
                 seen,
+                next_xid: self.page.moment.next_xid,
                 deep: self.asked.deep,
                 encoding: &self.encoding,
                 within: None,

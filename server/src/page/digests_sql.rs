@@ -9,10 +9,10 @@ use highwater_shared::{Column, ColumnRole, ValueKind, Within};
 
 use crate::entity::Entity;
 use crate::quoting::{NulInText, identifier, literal};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Xid};
 
 use super::conditions::{RowKey, in_scopes, tombstones_of, values_of};
-use super::sql::seen_by;
+use super::sql::seen_or_foreign;
 
 /// A text whose hash tells whether this Postgres computes it as the others do. A machine that writes
 /// numbers the other way round does not.
@@ -78,6 +78,8 @@ pub(super) struct Digested<'a> {
     pub(super) scopes: Option<&'a [String]>,
     /// Rows that this has seen.
     pub(super) seen: &'a Snapshot,
+    /// The first id that was not given out yet.
+    pub(super) next_xid: Xid,
     pub(super) deep: bool,
     pub(super) encoding: &'a Encoding,
     pub(super) within: Option<&'a Within>,
@@ -150,7 +152,7 @@ impl Digested<'_> {
         let tombstones = tombstones_of(self.entity, self.scopes)?;
         let rows = format!("{} t where {}", self.entity.table, self.in_scope()?);
         let mut statements = Vec::new();
-        for unseen in unseen_by(self.seen) {
+        for unseen in unseen_by(self.seen, self.next_xid) {
             for (key, from) in [(self.key(), &rows), (tombstone_key.clone(), &tombstones)] {
                 statements.push(format!(
                     "copy (select {} from {from} and {unseen}) to stdout",
@@ -179,7 +181,7 @@ impl Digested<'_> {
             self.entity.table,
             self.in_scope()?
         );
-        seen_by(&mut text, self.seen);
+        seen_or_foreign(&mut text, self.seen, self.next_xid);
         if let Some(keys) = self.keys {
             let has_one = match values_of(self.entity, keys)? {
                 Some(values) => format!("({}) in ({values})", self.key().join(", ")),
@@ -301,9 +303,12 @@ fn prints_by_cast(type_name: &str) -> bool {
     )
 }
 
-/// What ids a snapshot has not seen: from its bound on, and those in flight.
-fn unseen_by(seen: &Snapshot) -> Vec<String> {
-    let mut unseen = vec![format!("t.changed_xid >= '{}'::xid8", seen.xmax())];
+/// What ids a snapshot has not seen: from its bound on, as far as any were given out, and those in flight.
+fn unseen_by(seen: &Snapshot, next_xid: Xid) -> Vec<String> {
+    let mut unseen = vec![format!(
+        "t.changed_xid >= '{}'::xid8 and t.changed_xid < '{next_xid}'::xid8",
+        seen.xmax()
+    )];
     if !seen.in_flight().is_empty() {
         let xids: Vec<String> = seen.in_flight().iter().map(ToString::to_string).collect();
         unseen.push(format!("t.changed_xid = any ('{{{}}}'::xid8[])", xids.join(",")));

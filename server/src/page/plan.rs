@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use highwater_shared::ResyncReason;
 
-use super::sql::{Range, Target};
+use super::sql::Range;
 use super::{ReadError, Since};
 use crate::cursor::{Covered, Cursor, Lsn, Position, Pull, Seen, Source, Step};
 use crate::database::{LogEnd, Moment};
@@ -37,10 +37,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What binds the statements of a page with this snapshot.
-    pub(super) fn bound<'a>(&'a self, own: &'a Snapshot) -> Option<Target<'a>> {
-        let seen = &self.target;
-        (!self.fresh).then_some(Target { seen, own })
+    /// What bounds the statements of the page.
+    pub(super) fn bound(&self) -> Option<&Snapshot> {
+        (!self.fresh).then_some(&self.target)
     }
 
     /// What the caller has seen when all parts have been sent to their end.

@@ -8,6 +8,13 @@ use crate::quoting::identifier;
 /// scopes count as changed.
 const SCOPES_CHANGED_MAX: usize = 10_000;
 
+/// Rows of another cluster may have ids that this one has not given out, and are no later ones.
+const GIVEN_OUT: &str = "t.changed_xid < (select next_xid from given_out)";
+
+/// The first id that was not given out, found once for all entities.
+const WITH_GIVEN_OUT: &str = "with given_out as materialized (
+    select (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + highwater.era_start())::text::xid8 as next_xid)";
+
 /// Asks which ranges of a delta hold anything, so that only those are read.
 #[derive(Debug)]
 pub(crate) struct Probe {
@@ -46,6 +53,15 @@ pub(super) fn probe(entities: &[(&Entity, Probed<'_>)], seen: &Seen) -> Probe {
             "t.changed_date > $2::text::timestamptz",
         ),
     };
+    // A flag is looked for in the index of flagged rows, which the planner leaves for the index of ids where it takes a
+    // condition for two ends of a range.
+    let (later_rows, later_flagged) = match seen {
+        Seen::Snapshot(_) => (
+            format!("{later} and {GIVEN_OUT}"),
+            format!("{later} and case when {GIVEN_OUT} then true end"),
+        ),
+        Seen::Date(_) => (later.to_owned(), later.to_owned()),
+    };
     let mut scopes = Vec::new();
     let mut one = |(entity, probed): &(&Entity, Probed<'_>)| {
         let number = entity.covered.number;
@@ -80,13 +96,13 @@ pub(super) fn probe(entities: &[(&Entity, Probed<'_>)], seen: &Seen) -> Probe {
         let tombstones = format!("highwater.tombstone t where {tombstone}");
         let truncations = format!("highwater.truncation t where {of_entity}");
         let changed = match (probed, &entity.scope) {
-            (Probed::WithScopes, Some(scope)) => changed_scopes(entity, &scope.column, later),
+            (Probed::WithScopes, Some(scope)) => changed_scopes(entity, &scope.column, later, &later_rows),
             _ => "null::text[]".to_owned(),
         };
         format!(
             "select {number} as number, s.place::integer as place,
-                 {} as row_xids, exists (select from {rows} and {later}) as later_rows,
-                 {} as flagged_xids, exists (select from {flagged} and {later}) as later_flagged,
+                 {} as row_xids, exists (select from {rows} and {later_rows}) as later_rows,
+                 {} as flagged_xids, exists (select from {flagged} and {later_flagged}) as later_flagged,
                  {} as tombstone_xids, exists (select from {tombstones} and {later}) as later_tombstones,
                  exists (select from {truncations} and ({later} or t.changed_xid = any ($1::text[]::xid8[]))) as truncated,
                  {changed} as scopes
@@ -99,11 +115,8 @@ pub(super) fn probe(entities: &[(&Entity, Probed<'_>)], seen: &Seen) -> Probe {
     let text = if entities.is_empty() {
         "select null::integer as number where $1::text[] is null and $2::text is null".to_owned()
     } else {
-        entities
-            .iter()
-            .map(&mut one)
-            .collect::<Vec<_>>()
-            .join(" union all ")
+        let all: Vec<String> = entities.iter().map(&mut one).collect();
+        format!("{WITH_GIVEN_OUT} {}", all.join(" union all "))
     };
     Probe {
         text,
@@ -114,7 +127,7 @@ pub(super) fn probe(entities: &[(&Entity, Probed<'_>)], seen: &Seen) -> Probe {
 }
 
 /// The scopes that changes lie in; null where they are too many to look through.
-fn changed_scopes(entity: &Entity, column: &str, later: &str) -> String {
+fn changed_scopes(entity: &Entity, column: &str, later: &str, later_rows: &str) -> String {
     let of = |scope: &str, from: &str, changed: &str| {
         format!(
             "(select {scope} as scope from {from} {changed} limit {})",
@@ -129,7 +142,7 @@ fn changed_scopes(entity: &Entity, column: &str, later: &str) -> String {
     );
     let listed = "t.changed_xid = any ($1::text[]::xid8[])";
     let each = [
-        of(&row, &rows, later),
+        of(&row, &rows, later_rows),
         of(&row, &rows, listed),
         of("t.scope", &tombstones, later),
         of("t.scope", &tombstones, listed),

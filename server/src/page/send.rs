@@ -18,7 +18,6 @@ use crate::limit::Limit;
 use crate::node::Node;
 use crate::samples::Samples;
 use crate::scope::Remembered;
-use crate::snapshot::Xid;
 
 /// Postgres' code for bytes that are no text.
 const NOT_UTF8: &str = "22021";
@@ -104,7 +103,8 @@ impl OpenPage {
                             scope,
                             range,
                             after,
-                            target: self.plan.bound(&self.moment.snapshot),
+                            target: self.plan.bound(),
+                            next_xid: self.moment.next_xid,
                             only: None,
                         };
                         // A cursor with a NUL was not made here.
@@ -256,11 +256,7 @@ pub(super) fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String
         // In the order of the key where all is sent; a scope has no index for that.
         let walk = limited.map_or_else(
             || vec![(0, vec![Range::Key])],
-            |all| {
-                (0..all.len())
-                    .map(|place| (place, vec![Range::From(Xid(0))]))
-                    .collect()
-            },
+            |all| (0..all.len()).map(|place| (place, vec![Range::Scope])).collect(),
         );
         return vec![(Step::Anew, walk)];
     }
@@ -272,7 +268,7 @@ pub(super) fn steps(part: &Part, delta: Option<&Delta>, limited: Option<&[String
         scopes.map(|(place, delta)| (*place, of(delta).clone())).collect()
     };
     let mut rows = walk(|delta| &delta.rows);
-    rows.extend(added.iter().map(|place| (*place, vec![Range::From(Xid(0))])));
+    rows.extend(added.iter().map(|place| (*place, vec![Range::Scope])));
     rows.sort_by_key(|(place, _)| *place);
     let from = part.from.as_ref().map_or(Step::Tombstones, |from| from.step);
     let scopes = if part.purged.is_empty() {
@@ -332,7 +328,9 @@ pub(super) fn entry<'a>(range: &Range, at: Option<&'a After>) -> Entry<'a> {
     match range {
         Range::Xid(xid) if after.order > xid.0 => Entry::Passed,
         Range::Xid(xid) | Range::From(xid) if after.order < xid.0 => Entry::Open(None),
-        Range::Key | Range::Date(_) | Range::Xid(_) | Range::From(_) => Entry::Open(Some(after)),
+        Range::Key | Range::Date(_) | Range::Xid(_) | Range::From(_) | Range::Scope => {
+            Entry::Open(Some(after))
+        }
     }
 }
 

@@ -187,7 +187,8 @@ impl Single {
                         scope: send::in_scope(all, place),
                         range,
                         after,
-                        target: plan.bound(&look.moment.snapshot),
+                        target: plan.bound(),
+                        next_xid: look.moment.next_xid,
                         only: Some(key),
                     };
                     // A cursor with a NUL was not made here, nor is there a key with one.

@@ -24,6 +24,8 @@ pub(super) enum Range {
     Xid(Xid),
     /// What was changed by ids from this one on.
     From(Xid),
+    /// All of a scope, in the order of ids.
+    Scope,
     /// What changed later than this.
     Date(Timestamp),
 }
@@ -70,15 +72,6 @@ pub(super) enum Order {
     Date,
 }
 
-/// What bounds a page in the middle of a pull: rows that changed since come in the next round.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Target<'a> {
-    /// The snapshot that the pull leads to.
-    pub(super) seen: &'a Snapshot,
-    /// The page's own.
-    pub(super) own: &'a Snapshot,
-}
-
 /// What a statement is to read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'a> {
@@ -89,8 +82,11 @@ pub(super) struct Part<'a> {
     pub(super) range: &'a Range,
     /// The rows after this one only.
     pub(super) after: Option<&'a After>,
-    /// What bounds it in the middle of a pull.
-    pub(super) target: Option<Target<'a>>,
+    /// What bounds it in the middle of a pull, which leads to this snapshot: rows that changed since come in the next
+    /// round.
+    pub(super) target: Option<&'a Snapshot>,
+    /// The first id that was not given out yet.
+    pub(super) next_xid: Xid,
     /// The row with this key only.
     pub(super) only: Option<&'a RowKey>,
 }
@@ -104,6 +100,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         range,
         after,
         target,
+        next_xid,
         only,
     } = part;
     let tombstones = step.is_buried();
@@ -123,7 +120,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
     match range {
         Range::Key => layout.order = Order::Key,
         Range::Date(_) => layout.order = Order::Date,
-        Range::Xid(_) | Range::From(_) => {
+        Range::Xid(_) | Range::From(_) | Range::Scope => {
             layout.order = Order::Xid;
             layout.hidden += 1;
             layout.date_from_end += 1;
@@ -147,7 +144,7 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
             Step::Purged => {
                 let newest = match range {
                     Range::Xid(xid) | Range::From(xid) => format!(" and t.newest_xid >= '{xid}'::xid8"),
-                    Range::Key | Range::Date(_) => String::new(),
+                    Range::Key | Range::Date(_) | Range::Scope => String::new(),
                 };
                 write!(text, "{}", purged(number, &(of_scope + &newest)))
             }
@@ -201,16 +198,16 @@ pub(super) fn statement(part: Part<'_>, format: Format, limit: u64) -> Result<St
         entity.key.iter().map(|column| column.cast.as_str()).collect()
     };
     bound(&mut text, range, after, &order_key, &casts)?;
-    match target {
-        // Rows with an id that this database has not given out yet came with a partition from another one. They
-        // come with what all others come with, since no later round could tell of them.
-        Some(Target { seen, own }) if step == Step::Anew => {
-            let _ = write!(text, " and (t.changed_xid >= '{}'::xid8 or true", own.xmax());
-            seen_by(&mut text, seen);
-            text.push(')');
+    match (range, target) {
+        // As later ones, those of another cluster would come in every round.
+        (Range::From(_), target) => {
+            let _ = write!(text, " and t.changed_xid < '{next_xid}'::xid8");
+            if let Some(target) = target {
+                seen_by(&mut text, target);
+            }
         }
-        Some(Target { seen, .. }) => seen_by(&mut text, seen),
-        None => {}
+        (_, Some(target)) => seen_or_foreign(&mut text, target, next_xid),
+        (_, None) => {}
     }
     let order = match layout.order {
         Order::Key => order_key,
@@ -392,7 +389,7 @@ fn bound(
     };
     let key = after.map(key).transpose()?.unwrap_or_default();
     let _ = match (range, after) {
-        (Range::Key, None) => Ok(()),
+        (Range::Key | Range::Scope, None) => Ok(()),
         (Range::Key, Some(_)) => write!(text, " and ({order_key}) > ({key})"),
         (Range::Xid(xid), None) => write!(text, " and t.changed_xid = '{xid}'::xid8"),
         (Range::Xid(xid), Some(_)) => {
@@ -402,7 +399,7 @@ fn bound(
             )
         }
         (Range::From(xid), None) => write!(text, " and t.changed_xid >= '{xid}'::xid8"),
-        (Range::From(_), Some(after)) => {
+        (Range::From(_) | Range::Scope, Some(after)) => {
             write!(
                 text,
                 " and (t.changed_xid, {order_key}) > ('{}'::xid8, {key})",
@@ -421,8 +418,20 @@ fn bound(
     Ok(())
 }
 
+/// Leaves out what the target has not seen, but not rows with an id that this database has not given out. These came
+/// with a partition of another cluster, and belong to what all rows of the table belong to: no later round tells of them.
+pub(super) fn seen_or_foreign(text: &mut String, target: &Snapshot, next_xid: Xid) {
+    // No index is meant, and a planner looks for none in this form.
+    let _ = write!(
+        text,
+        " and case when t.changed_xid < '{next_xid}'::xid8 then true"
+    );
+    seen_by(text, target);
+    text.push_str(" else true end");
+}
+
 /// Leaves out what the target has not seen: a row that changed since comes in the next round.
-pub(super) fn seen_by(text: &mut String, target: &Snapshot) {
+fn seen_by(text: &mut String, target: &Snapshot) {
     let _ = write!(text, " and t.changed_xid < '{}'::xid8", target.xmax());
     if !target.in_flight().is_empty() {
         let list: Vec<String> = target.in_flight().iter().map(ToString::to_string).collect();

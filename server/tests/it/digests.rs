@@ -58,6 +58,27 @@ async fn cursor(server: &Served) -> String {
     page["next"].as_str().unwrap().to_owned()
 }
 
+/// They are no later ones, which nobody compares.
+#[tokio::test]
+async fn rows_with_ids_of_another_cluster_are_compared() {
+    let rig = Rig::start(
+        "create table part (id int, k int, primary key (id, k)) partition by list (k); create table part_1 partition of part for values in (1)",
+    )
+    .await;
+    rig.enable(&["part"]).await;
+    rig.run(
+        "create table part_2 (like part including all); insert into part_2 values (1, 2), (2, 2);
+         update part_2 set changed_xid = '77777777'; alter table part attach partition part_2 for values in (2)",
+    )
+    .await;
+    let since = cursor(&rig.server).await;
+    rig.run("insert into part values (3, 1)").await;
+    let body = json!({"since": since, "entities": [{"entity": "part", "want": "keys"}]});
+    let (lines, _) = asked(&rig.server, &body).await;
+    assert_eq!(of(&lines, "Changed"), ["3\t1"]);
+    assert_eq!(of(&lines, "Key").len(), 2, "{lines:?}");
+}
+
 #[tokio::test]
 async fn the_hash_is_the_one_that_postgres_computes() {
     let rig = Rig::start("select 1").await;

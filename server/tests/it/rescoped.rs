@@ -140,6 +140,44 @@ async fn who_may_see_other_rows_than_before_is_told_of_these_alone() {
     );
 }
 
+/// They lie above all that were given out here, and belong to what all rows of a scope belong to.
+#[tokio::test]
+async fn ids_of_another_cluster_cost_no_row_of_a_scope() {
+    let tenants = Tenants::start().await;
+    let rig = &tenants.rig;
+    rig.run(
+        "create table part (id int, tenant int, name text, primary key (id, tenant)) partition by list (tenant);
+         create table part_1 partition of part for values in (1); insert into part values (1, 1), (2, 1), (3, 1)",
+    )
+    .await;
+    rig.enable_scoped("part", "tenant").await;
+    rig.run(
+        "create table part_0 (like part including all);
+         insert into part_0 (id, tenant) select g, 3 from generate_series(11, 16) g; update part_0 set changed_xid = '77777777';
+         alter table part attach partition part_0 for values in (3)",
+    )
+    .await;
+    let (one, both) = (of(&[1]), of(&[1, 3]));
+    let mut copy = Copy::default();
+    tenants.pull(&mut copy, &of(&[3]), 2).await;
+    assert_eq!(copy.rows("part").len(), 6);
+    let first = tenants.page("entity=part", &one).await;
+    let (mut since, mut came) = (first["next"].clone(), Vec::new());
+    loop {
+        let query = format!(
+            "entity=part&since={}&rescoped=rows&limit=2",
+            since.as_str().unwrap()
+        );
+        let page = rescoped(&tenants, &query, &both).await;
+        came.extend(page.tenants);
+        since = page.trailer["next"].clone();
+        if page.trailer["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(came, vec!["3"; 6]);
+}
+
 #[tokio::test]
 async fn a_change_that_rows_cannot_tell_is_a_resync() {
     let tenants = Tenants::start().await;

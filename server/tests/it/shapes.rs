@@ -58,6 +58,18 @@ async fn ids_of_another_cluster_cost_no_row() {
     .await;
     copy.pull(&rig.server, 2).await;
     assert_eq!(copy.rows("part").len(), 9);
+    // They come once, and again where they change.
+    for (change, rows) in [
+        ("select pg_current_xact_id()", 0),
+        ("update part set name = 'n' where id = 12", 1),
+        ("select pg_current_xact_id()", 0),
+    ] {
+        rig.run(change).await;
+        copy.recount();
+        copy.pull(&rig.server, 2).await;
+        assert_eq!((copy.upserts, copy.resets), (rows, 0), "{change}");
+    }
+    assert_eq!(copy.rows("part"), rig.source("part", "id, k").await);
 }
 
 #[tokio::test]

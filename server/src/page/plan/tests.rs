@@ -29,6 +29,7 @@ fn primary() -> Moment {
     Moment {
         source: source(TIMELINE),
         snapshot: up_to(50),
+        next_xid: Xid(50),
         log: LogEnd::Primary {
             written: WRITTEN,
             flushed: WRITTEN,
