@@ -64,13 +64,14 @@ async fn what_is_undone_is_told_as_a_difference_that_remains() {
     rig.assert_equal(&store, &["product", "news"], "repaired").await;
 }
 
-/// The rows that are missing are asked for in three lists, and no connection lasts for two of them.
+/// The rows that are missing are asked for in seven lists, and no connection lasts for two of them: that is more failures than
+/// there are attempts, but each list comes with the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_is_cut_off_keeps_what_it_has() {
     const PAGES: &str = "create table page (path text primary key, body text);
         alter table page alter body set storage external;
         insert into page select repeat('p', 600) || g, repeat(md5(g::text), 100)
-        from generate_series(1, 2000) g";
+        from generate_series(1, 6000) g";
     let (rig, store) = pulled(PAGES, &["page"]).await;
     edit(
         &store,
@@ -86,12 +87,9 @@ async fn a_repair_that_is_cut_off_keeps_what_it_has() {
         (Some(0), &json!(true)),
         "{told}"
     );
-    assert!(said.matches("trying again").count() >= 2, "{said}");
-    assert!(
-        proxy.passed() > told["bytes"].as_u64().unwrap() && proxy.passed() < 20_000_000,
-        "{} bytes for {told}",
-        proxy.passed()
-    );
+    assert!(said.matches("trying again").count() > 5, "{said}");
+    let (passed, taken) = (proxy.passed(), told["bytes"].as_u64().unwrap());
+    assert!(passed > taken && passed < 2 * taken, "{passed} bytes for {told}");
     rig.assert_equal(&store, &["page"], "repaired").await;
 }
 
