@@ -1,9 +1,9 @@
 //! Has threads stand still for a moment before they listen again, while many rows pass, so that more of them have come.
 //!
-//! Postgres sends rows in pieces of 8 KiB, each of which wakes a thread. To fall asleep and to be woken costs more than
-//! to pass such a piece on. Network cards spare the processor in the same way, which is called interrupt coalescing. Who is
-//! answered beside such a page may wait [`PAUSE`] longer for each thing that is asked of Postgres; where no page is long,
-//! nobody does.
+//! Postgres sends rows in pieces of 8 KiB, each of which wakes a thread, and to fall asleep and be woken is a good part of
+//! what it costs to pass such a piece on. Network cards spare the processor in the same way, which is called interrupt
+//! coalescing. Who is answered beside such a page may wait [`PAUSE`] longer for each thing that is asked of Postgres; where
+//! no page is long, nobody does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -44,7 +44,7 @@ pub struct ServeOptions {
     /// Whether the pool leads to a pooler that lends connections to Postgres for one transaction each; see
     /// [`crate::pooler`].
     pub is_pooled: bool,
-    /// What the threads of the runtime pause by.
+    /// Knows while long pages pass: the threads of the runtime pause by it, see [`Coalescing::pause`].
     pub coalescing: Coalescing,
     /// Tells who callers are. Without one, nobody is asked, and everybody may read everything.
     pub authenticator: Option<Arc<Authenticator>>,
