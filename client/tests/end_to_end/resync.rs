@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
+use crate::midway::midway;
 use crate::rig::{Rig, assert_equal, client, output, run, serve};
 use crate::verify::{assert_verified, edit};
 use crate::writers::{SCHEMA, TABLES, Writers};
@@ -146,6 +147,25 @@ async fn where_too_much_differs_or_deleted_rows_are_kept_all_begins_anew() {
     let resync = pulled(&restored.url, &changed, &[]).await;
     assert_eq!(resync["rows"], 60_099, "{resync}");
     assert_verified(&restored.url, &changed, &["--deep"], "begun anew").await;
+    restored.end().await;
+}
+
+/// It is no state that could be compared, neither in the middle of a first pull nor where readers have the old rows still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entity_that_is_half_there_begins_anew() {
+    let rig = Rig::start(MANY, &["product"]).await;
+    let (first, renewed) = (rig.store("first.db"), rig.store("renewed.db"));
+    drop(midway(&rig, &first, "pulling").await);
+    pulled(&rig.url(), &renewed, &[]).await;
+    run(&rig.pool, "alter table product add column note text").await;
+    drop(midway(&rig, &renewed, "renewing").await);
+    let restored = Restored::of(&rig).await;
+    run(&restored.pool, "delete from product where id = 1").await;
+    for store in [first, renewed] {
+        let resync = pulled(&restored.url, &store, &[]).await;
+        assert_eq!(resync["rows"], 59_999, "{resync}");
+        assert_verified(&restored.url, &store, &["--deep"], "begun anew").await;
+    }
     restored.end().await;
 }
 
