@@ -10,8 +10,7 @@ const PRODUCT: &str = "create table product (id int primary key, name text);
 /// Pulls until the date has caught up with the newest row: the server's samples must have passed
 /// it first.
 async fn pull_until_date_is_newest(rig: &Rig, copy: &mut Copy) {
-    let newest = "select to_char(max(changed_date) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from product";
-    let newest: String = sqlx::query_scalar(newest).fetch_one(&rig.pool).await.unwrap();
+    let newest = rig.date("select max(changed_date) from product").await;
     let wait = async {
         while copy.last_sync_date < newest {
             copy.pull(&rig.server, 0).await;

@@ -66,11 +66,8 @@ async fn rows_with_ids_of_another_cluster_are_compared() {
     )
     .await;
     rig.enable(&["part"]).await;
-    rig.run(
-        "create table part_2 (like part including all); insert into part_2 values (1, 2), (2, 2);
-         update part_2 set changed_xid = '77777777'; alter table part attach partition part_2 for values in (2)",
-    )
-    .await;
+    rig.attach_foreign("part", "values (1, 2), (2, 2)", "in (2)")
+        .await;
     let since = cursor(&rig.server).await;
     rig.run("insert into part values (3, 1)").await;
     let body = json!({"since": since, "entities": [{"entity": "part", "want": "keys"}]});

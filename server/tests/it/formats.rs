@@ -8,7 +8,6 @@ use highwater_shared::{
 };
 use highwater_testbed::flights::{self, Months};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 
 use crate::rig::{Rig, Served};
 
@@ -151,12 +150,7 @@ async fn the_date_moves_on_with_each_kind_of_change_in_either_form() {
     ] {
         rig.run(change).await;
         let newest = "select max(changed_date) from (select changed_date from product union all select changed_date from highwater.tombstone) c";
-        let newest =
-            format!("select to_char(({newest}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
-        let newest: String = sqlx::query_scalar(AssertSqlSafe(newest))
-            .fetch_one(&rig.pool)
-            .await
-            .expect("a date");
+        let newest = rig.date(newest).await;
         let moved_on = async {
             let mut dates = (String::new(), String::new());
             while dates != (newest.clone(), newest.clone()) {

@@ -56,8 +56,7 @@ fn changes(page: &Value) -> usize {
 #[tokio::test]
 async fn a_caller_that_waits_is_answered_with_the_change() {
     let (rig, since) = rig().await;
-    let clock = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-    let date: String = sqlx::query_scalar(clock).fetch_one(&rig.pool).await.unwrap();
+    let date = rig.date("select clock_timestamp()").await;
     for since in [date, since] {
         let query = format!("since={since}&wait=30");
         let (page, took) = held(

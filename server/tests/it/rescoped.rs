@@ -151,12 +151,8 @@ async fn ids_of_another_cluster_cost_no_row_of_a_scope() {
     )
     .await;
     rig.enable_scoped("part", "tenant").await;
-    rig.run(
-        "create table part_0 (like part including all);
-         insert into part_0 (id, tenant) select g, 3 from generate_series(11, 16) g; update part_0 set changed_xid = '77777777';
-         alter table part attach partition part_0 for values in (3)",
-    )
-    .await;
+    let rows = "(id, tenant) select g, 3 from generate_series(11, 16) g";
+    rig.attach_foreign("part", rows, "in (3)").await;
     let (one, both) = (of(&[1]), of(&[1, 3]));
     let mut copy = Copy::default();
     tenants.pull(&mut copy, &of(&[3]), 2).await;

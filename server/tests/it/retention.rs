@@ -60,6 +60,17 @@ async fn until_purges_are_seen(rig: &Rig) {
     until(&rig.pool, are_seen).await;
 }
 
+/// A copy that lacks the deletion of three products, which whoever pulls now sees.
+async fn lacking_three() -> (Rig, Copy) {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut behind = Copy::default();
+    behind.pull(&rig.server, 0).await;
+    rig.run("delete from product where id <= 3").await;
+    until_seen(&rig, 0).await;
+    (rig, behind)
+}
+
 #[tokio::test]
 async fn what_is_old_goes_and_leaves_no_tombstone() {
     let rig = Rig::start(PRODUCT).await;
@@ -148,12 +159,7 @@ async fn keys_of_what_was_purged_come_as_those_of_other_deletions() {
 
 #[tokio::test]
 async fn who_waits_is_told_at_once_of_keys_that_were_purged_before() {
-    let rig = Rig::start(PRODUCT).await;
-    rig.enable(&["product"]).await;
-    let mut behind = Copy::default();
-    behind.pull(&rig.server, 0).await;
-    rig.run("delete from product where id <= 3").await;
-    until_seen(&rig, 0).await;
+    let (rig, behind) = lacking_three().await;
     assert_eq!(purge_keeping(&rig, 100).await, 3);
     until_purges_are_seen(&rig).await;
     let since = behind.since.clone().unwrap();
@@ -165,12 +171,7 @@ async fn who_waits_is_told_at_once_of_keys_that_were_purged_before() {
 
 #[tokio::test]
 async fn whoever_lacks_a_key_that_was_not_kept_begins_anew() {
-    let rig = Rig::start(PRODUCT).await;
-    rig.enable(&["product"]).await;
-    let mut behind = Copy::default();
-    behind.pull(&rig.server, 0).await;
-    rig.run("delete from product where id <= 3").await;
-    until_seen(&rig, 0).await;
+    let (rig, mut behind) = lacking_three().await;
     let mut nearer = behind.clone();
     nearer.pull(&rig.server, 0).await;
     assert_eq!(purge_keeping(&rig, 3).await, 3);
@@ -311,8 +312,7 @@ async fn a_purge_in_the_middle_of_a_pull_loses_no_deletion() {
 async fn a_date_from_before_a_purge_begins_anew() {
     let rig = Rig::start(PRODUCT).await;
     rig.enable(&["product"]).await;
-    let clock = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-    let date: String = sqlx::query_scalar(clock).fetch_one(&rig.pool).await.unwrap();
+    let date = rig.date("select clock_timestamp()").await;
     rig.run("delete from product where id = 1").await;
     let before = rig.server.page(&format!("since={date}")).await;
     assert_eq!(before["changes"].as_array().unwrap().len(), 1);

@@ -89,6 +89,27 @@ impl Rig {
         source(&self.pool, table, key).await
     }
 
+    /// The date that a query tells, as the server writes dates.
+    pub(crate) async fn date(&self, query: &str) -> String {
+        let sql =
+            format!("select to_char(({query}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&self.pool)
+            .await
+            .expect("a date")
+    }
+
+    /// Attaches a partition with these rows (`insert into` it), whose ids are of another cluster: they lie above all that
+    /// this one has given out.
+    pub(crate) async fn attach_foreign(&self, table: &str, rows: &str, bound: &str) {
+        let foreign = format!("{table}_foreign");
+        self.run(&format!(
+            "create table {foreign} (like {table} including all); insert into {foreign} {rows};
+             update {foreign} set changed_xid = '77777777'; alter table {table} attach partition {foreign} for values {bound}"
+        ))
+        .await;
+    }
+
     async fn enable_with(&self, tables: &[&str], options: &EnableOptions) {
         let mut connection = self.database.connect().await.expect("a connection");
         for table in tables {

@@ -51,9 +51,10 @@ async fn ids_of_another_cluster_cost_no_row() {
     rig.run("update product set name = 'n' where id = 9").await;
     pulled(&rig, &mut copy, "product").await;
 
-    rig.run(
-        "create table part_2 (like part including all); insert into part_2 (id, k) select g, 2 from generate_series(11, 16) g;
-         update part_2 set changed_xid = '77777777'; alter table part attach partition part_2 for values in (2)",
+    rig.attach_foreign(
+        "part",
+        "(id, k) select g, 2 from generate_series(11, 16) g",
+        "in (2)",
     )
     .await;
     copy.pull(&rig.server, 2).await;
@@ -386,8 +387,7 @@ async fn a_date_without_end_is_still_json() {
     let page: Value = rig.server.get("/changes").await.json().await.unwrap();
     assert_eq!(page["changes"][1]["changedDate"], "9999-12-31T23:59:59.999999Z");
     // It is later than any date, and stands in the way of none.
-    let now = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-    let now: String = sqlx::query_scalar(now).fetch_one(&rig.pool).await.unwrap();
+    let now = rig.date("select clock_timestamp()").await;
     rig.run("insert into product (id) values (2)").await;
     let page = rig.server.page(&format!("since={now}")).await;
     assert_eq!(page["changes"].as_array().unwrap().len(), 2, "{page}");

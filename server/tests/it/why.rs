@@ -5,7 +5,7 @@ use std::time::Duration;
 use highwater_server::admin::{self, PurgeOptions};
 use highwater_testbed::until;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection};
 use url::form_urlencoded::Serializer;
 
 use crate::rig::{Rig, Served};
@@ -62,14 +62,6 @@ async fn enabled() -> Rig {
     rig
 }
 
-async fn date_of(pool: &PgPool, sql: &str) -> String {
-    let sql = format!("select to_char(({sql}) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
-    sqlx::query_scalar(AssertSqlSafe(sql))
-        .fetch_one(pool)
-        .await
-        .unwrap()
-}
-
 async fn purge(rig: &Rig, keys_max: u32) {
     let mut connection = rig.database.connect().await.unwrap();
     let options = PurgeOptions {
@@ -86,7 +78,7 @@ async fn a_row_that_changed_since_comes_with_the_next_pull_and_one_that_did_not_
     rig.run("update product set name = 'new' where id = 7").await;
     let changed = ask(&rig.server, Some(&since), 7).await;
     is(&changed, "changed_since", "row");
-    let date = date_of(&rig.pool, "select changed_date from product where id = 7").await;
+    let date = rig.date("select changed_date from product where id = 7").await;
     assert_eq!(changed["changedDate"], json!(date));
     assert_eq!(changed["key"], json!({"id": 7}));
     assert!(changed["what"].as_str().unwrap().contains(&date), "{changed}");
@@ -124,7 +116,7 @@ async fn a_late_commit_is_unseen_and_before_it_its_writer_is_told() {
         sqlx::raw_sql(sql).execute(writer).await.unwrap();
     };
     run(&mut writer, "begin; insert into product values (100, 'late')").await;
-    let began = date_of(&rig.pool, "select xact_start from pg_stat_activity where state like 'idle in tr%' and datname = current_database()").await;
+    let began = rig.date("select xact_start from pg_stat_activity where state like 'idle in tr%' and datname = current_database()").await;
     let since = cursor(&rig.server, "").await;
     let missing = ask(&rig.server, Some(&since), 100).await;
     is(&missing, "no_such_row", "nothing");
@@ -227,12 +219,12 @@ async fn an_entity_that_begins_anew_is_told_with_its_reason() {
 #[tokio::test]
 async fn a_date_is_compared_with_the_rows_own() {
     let rig = enabled().await;
-    let date = date_of(&rig.pool, "select clock_timestamp()").await;
+    let date = rig.date("select clock_timestamp()").await;
     rig.run("update product set name = 'new' where id = 7; delete from product where id = 8")
         .await;
     is(&ask(&rig.server, Some(&date), 7).await, "changed_since", "row");
     is(&ask(&rig.server, Some(&date), 8).await, "deleted", "deletion");
-    let own = date_of(&rig.pool, "select changed_date from product where id = 7").await;
+    let own = rig.date("select changed_date from product where id = 7").await;
     let seen = ask(&rig.server, Some(&own), 7).await;
     is(&seen, "seen", "nothing");
     assert!(seen["what"].as_str().unwrap().contains("not after"), "{seen}");
