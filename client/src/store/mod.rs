@@ -1,11 +1,12 @@
 //! The offline store: one SQLite file that this process writes and any program may read.
 //!
 //! [`open`] takes the lock and refuses what is not a store, [`look`] reads beside a writer,
-//! [`schema`] knows the store's own tables, [`page`] applies pages, [`renew`] ends the renewal of an
-//! entity, [`value`] converts. [`view`] is what is compared with the source, [`printed`] converts back for
+//! [`schema`] knows the store's own tables, [`page`] applies pages, [`checkpoint`] copies the log beside it, [`renew`] ends
+//! the renewal of an entity, [`value`] converts. [`view`] is what is compared with the source, [`printed`] converts back for
 //! that, and [`mend`] replaces what was found to be wrong. [`past`] knows where the store stood before.
 
 mod block;
+mod checkpoint;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod head;
@@ -236,7 +237,7 @@ async fn feed<B: PageBody + Send>(mut body: B, sender: mpsc::Sender<Piece>) -> R
 
 /// Parses and applies what arrives, in one transaction.
 fn write(
-    open: &OpenStore,
+    open: &mut OpenStore,
     order: &Order,
     mut pieces: mpsc::Receiver<Piece>,
     meter: &Meter,
@@ -246,10 +247,16 @@ fn write(
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
-            Some(Piece::End) => return writer.finish(&parser.finish().map_err(from_page)?),
+            Some(Piece::End) => break,
             None => return Err(Error::Incomplete),
         }
     }
+    open.checkpoint.end();
+    let applied = writer.finish(&parser.finish().map_err(from_page)?)?;
+    if applied.more {
+        open.checkpoint.begin(&open.connection, &open.path);
+    }
+    Ok(applied)
 }
 
 /// The error that stands for a page, or the like of one, that cannot be used.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
+use super::checkpoint::Checkpoint;
 use super::{look, schema};
 use crate::error::{Error, advice};
 
@@ -20,6 +21,8 @@ const STATEMENTS_KEPT_MAX: usize = 128;
 /// An open store, and the lock that makes this process its only writer.
 #[derive(Debug)]
 pub(super) struct OpenStore {
+    // Before the connection, so that this one closes the file last.
+    pub(super) checkpoint: Checkpoint,
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
     /// Which file it is, whatever becomes of its name.
@@ -39,6 +42,7 @@ pub(super) fn open(path: &Path) -> Result<OpenStore, Error> {
 impl OpenStore {
     fn new(path: PathBuf, lock: File) -> Result<Self, Error> {
         Ok(Self {
+            checkpoint: Checkpoint::default(),
             connection: connect(&path)?,
             identity: identity(&path),
             path,

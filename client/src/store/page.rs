@@ -7,9 +7,9 @@ use highwater_shared::{BlockHeader, BlockKind, EntityName, PageSink, Trailer};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::block::BlockWriter;
+use super::checkpoint;
 use super::past::Written;
 use super::renew;
-use super::schema;
 use super::staged::Staged;
 use super::sync_helpers;
 use super::table::{Purpose, Table};
@@ -19,13 +19,6 @@ use crate::error::Error;
 use crate::meter::Meter;
 use crate::pull::{Order, Writing};
 use crate::sync_helper::{Cursor, Sequence, State, SyncHelper};
-
-/// Pages of the log after which it is copied into the file: 4 MiB, about what SQLite chooses.
-const CHECKPOINT_PAGES: i64 = 4 * 1_024 * 1_024 / schema::PAGE_BYTES;
-
-/// The same in the middle of a pull: 64 MiB. Each time waits for the disk, and pages that come again and
-/// again are copied once.
-const CHECKPOINT_PAGES_BULK: i64 = 64 * 1_024 * 1_024 / schema::PAGE_BYTES;
 
 /// Takes a page while it arrives. Dropped before [`PageWriter::finish`], it leaves nothing behind.
 pub(super) struct PageWriter<'c, 'o> {
@@ -141,9 +134,9 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         std::mem::take(&mut self.written).end(self.connection, stands_at)?;
         if let Some(transaction) = self.transaction.take() {
             let checkpoint_pages = if trailer.more {
-                CHECKPOINT_PAGES_BULK
+                checkpoint::PAGES_BULK
             } else {
-                CHECKPOINT_PAGES
+                checkpoint::PAGES
             };
             // Not a part of the transaction; the commit looks at it.
             self.connection

@@ -307,3 +307,26 @@ async fn a_cursor_that_does_not_move_ends_the_pull() {
     let error = pull(&store, circle).await.error();
     assert!(matches!(error, Error::Stalled), "{error}");
 }
+
+/// Not by the commit of the next page, which would wait for it.
+#[tokio::test]
+async fn a_long_page_is_copied_from_the_log_before_the_next_one_comes() {
+    let place = Place::new();
+    let store = place.open();
+    let long = "x".repeat(1 << 20);
+    let rows: Vec<String> = (0..5).map(|id| format!("{id} {long}")).collect();
+    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+    let page = Page::new().reset().upsert(&rows).end("c1", true);
+    assert_eq!(pull(&store, [page]).await.since(), [None, Some("c1")]);
+    let began = Instant::now();
+    let reader = place.reader();
+    let is_copied = || {
+        reader.query_row("pragma wal_checkpoint(noop)", [], |row| {
+            Ok(row.get::<_, i64>("log")? == row.get::<_, i64>("checkpointed")?)
+        })
+    };
+    while !is_copied().expect("a log") {
+        assert!(began.elapsed() < Duration::from_secs(30), "it stays in the log");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
