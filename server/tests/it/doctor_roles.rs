@@ -260,7 +260,7 @@ async fn who_holds_back_dates_is_named() {
 }
 
 /// And the program ends with 0 where nothing is serious, with 1 where something is.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_lose_commits_are_told_and_the_exit_says_how_bad_it_is() {
     let off = [
         ("fsync", "off"),

@@ -17,12 +17,15 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
+/// What the program says, and with which code it ends. A server of the test goes on meanwhile, on a thread of its own: where it
+/// stands still in a transaction, the program may wait for that.
 pub(crate) fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::task::block_in_place(|| program(arguments).output());
     let Output {
         status,
         stdout,
         stderr,
-    } = program(arguments).output().expect("the program runs");
+    } = output.expect("the program runs");
     (
         status.code(),
         String::from_utf8_lossy(&stdout).into_owned(),
@@ -30,7 +33,7 @@ pub(crate) fn output(arguments: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_do_what_they_say() {
     let rig = Rig::start("create table \"Odd Name\" (id int primary key, gone date)").await;
     let url = rig.database.url();
@@ -69,7 +72,7 @@ async fn the_commands_do_what_they_say() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_wrong_is_said_with_the_remedy() {
     let rig = Rig::start("create table product (id int primary key)").await;
     let url = rig.database.url();
@@ -111,7 +114,7 @@ fn a_database_that_is_not_there_is_said_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sslmode_in_the_url_is_obeyed() {
     let database = migrated().await;
     let (code, _, said) = output(&[
@@ -137,7 +140,7 @@ async fn sslmode_in_the_url_is_obeyed() {
 
 /// On SIGTERM a running response ends whole, a new connection is refused, and the program ends
 /// with 0.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_lets_running_responses_end() {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 
@@ -256,7 +259,7 @@ pub(crate) fn serve(arguments: &[&str]) -> (Process, String, impl Iterator<Item 
 
 /// A key is made and printed once, lets its holder in, and shows nowhere else; SIGHUP has the file
 /// read again.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_lets_in_and_shows_nowhere() {
     let rig = Rig::start("create table product (id int primary key)").await;
     rig.enable(&["product"]).await;
@@ -328,7 +331,7 @@ async fn a_key_lets_in_and_shows_nowhere() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_serves_others_without_saying_who_may_call() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
@@ -392,7 +395,7 @@ fn an_address_that_leads_to_no_database_is_named() {
 }
 
 /// In words that lead on, and not with a line of Postgres' own source.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_or_a_table_that_is_not_there_is_told() {
     let rig = Rig::start("").await;
     let url = rig.database.url();
@@ -409,7 +412,7 @@ async fn a_database_or_a_table_that_is_not_there_is_told() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_enables_a_table_hears_which_role_may_not_read_it() {
     let rig =
         Rig::start("create table product (id int primary key); create table part (id int primary key)").await;

@@ -177,7 +177,7 @@ async fn what_a_caller_may_not_read_is_refused_and_an_operator_is_told_that() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_answers_by_entity_and_by_table() {
     let tenants = Tenants::start().await;
     let since = tenants.page("", &of(&[1])).await["next"]
