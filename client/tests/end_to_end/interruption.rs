@@ -30,6 +30,15 @@ fn rows(store: &Path) -> i64 {
         .unwrap_or(0)
 }
 
+/// What SQLite finds wrong with a store, where there is one. It reads the log that a killed client has left, and leaves it.
+fn damage(store: &Path) -> Option<String> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = rusqlite::Connection::open_with_flags(store, flags).ok()?;
+    let found = connection.query_row("pragma integrity_check", [], |row| row.get::<_, String>(0));
+    let found = found.unwrap_or_else(|error| error.to_string());
+    (found != "ok").then_some(found)
+}
+
 /// The SyncHelper row of the entity: its cursor and its state.
 fn sync_helper(store: &Path) -> Option<(Option<String>, String)> {
     let connection =
@@ -43,10 +52,24 @@ fn sync_helper(store: &Path) -> Option<(Option<String>, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_at_any_instant_keeps_rows_and_cursor_together() {
     let rig = Rig::start(TABLE, &["product"]).await;
+    killed_until_it_has_all(&rig, ROWS, PAGE, 7).await;
+}
+
+/// Pages that are so long that each is copied from the log while the next one is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_while_the_log_is_copied_keeps_rows_and_cursor_together() {
+    let table = "create table product (id int primary key, name text);
+        insert into product select g, repeat('product ' || g, 130) from generate_series(1, 24000) g";
+    let rig = Rig::start(table, &["product"]).await;
+    killed_until_it_has_all(&rig, 24_000, 3_000, 31).await;
+}
+
+/// Kills a first pull again and again, each time so many milliseconds later, until the store is current.
+async fn killed_until_it_has_all(rig: &Rig, rows_there: i64, page: i64, step: usize) {
     let store = rig.store("killed.db");
-    let limit = PAGE.to_string();
+    let limit = page.to_string();
     let (mut kills, mut cursors) = (0, std::collections::BTreeSet::new());
-    for wait in (20..).step_by(7) {
+    for wait in (20..).step_by(step) {
         let mut command = rig.pull(&store, &["--limit", &limit]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::spawn(command).unwrap();
@@ -55,7 +78,8 @@ async fn a_kill_at_any_instant_keeps_rows_and_cursor_together() {
         drop(process);
         kills += 1;
         let held = rows(&store);
-        assert_eq!(held % PAGE, 0, "half a page after {wait} ms");
+        assert_eq!(held % page, 0, "half a page after {wait} ms");
+        assert_eq!(damage(&store), None, "after {wait} ms");
         let helper = sync_helper(&store);
         let cursor = helper.as_ref().and_then(|(cursor, _)| cursor.clone());
         assert_eq!(held > 0, cursor.is_some(), "{held} rows, {helper:?}");
@@ -71,7 +95,7 @@ async fn a_kill_at_any_instant_keeps_rows_and_cursor_together() {
         cursors.len()
     );
     rig.pulled(&store, &[]).await;
-    assert_eq!(rows(&store), ROWS);
+    assert_eq!(rows(&store), rows_there);
     rig.assert_equal(&store, &["product"], "killed").await;
 }
 
