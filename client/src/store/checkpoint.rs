@@ -128,6 +128,7 @@ mod tests {
         checkpoint.begin(&log.connection, &log.path());
         assert_eq!(log.files(), 3);
         drop(checkpoint);
+        assert_eq!(pages_to_copy(&log.connection), Ok(0), "it is not waited for");
         let Log { folder, connection } = log;
         drop(connection);
         assert_eq!(folder.path().read_dir().expect("a folder").count(), 1);
