@@ -1,6 +1,6 @@
 //! Copies the log of a store into its file beside the page that is written next.
 //!
-//! `SQLite` calls it a checkpoint, and makes one at the end of a commit, which waits for it. In a pull of many pages that is
+//! SQLite calls it a checkpoint, and makes one at the end of a commit, which waits for it. In a pull of many pages that is
 //! a good part of the time, most of it spent in waits for the disk. Any connection may make one while another writes.
 
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Drop for Checkpoint {
 }
 
 /// The pages of the log that are not in the file yet.
-fn pages_to_copy(connection: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn pages_to_copy(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("pragma wal_checkpoint(noop)", [], |row| {
         Ok(row.get::<_, i64>("log")? - row.get::<_, i64>("checkpointed")?)
     })
@@ -69,10 +69,12 @@ fn copy(path: &Path) -> rusqlite::Result<()> {
 mod tests {
     use std::path::PathBuf;
 
+    use tempfile::TempDir;
+
     use super::*;
 
     struct Log {
-        folder: tempfile::TempDir,
+        folder: TempDir,
         connection: Connection,
     }
 
@@ -80,7 +82,7 @@ mod tests {
         /// A file whose log is copied by nobody, and holds so many pages.
         fn of(pages: i64) -> Self {
             let folder = tempfile::tempdir().expect("a folder");
-            let connection = Connection::open(folder.path().join("store.db")).expect("a file");
+            let connection = Connection::open(store_in(&folder)).expect("a file");
             schema::choose_pages(&connection).expect("empty");
             connection
                 .execute_batch(
@@ -93,22 +95,30 @@ mod tests {
             Self { folder, connection }
         }
 
-        fn path(&self) -> PathBuf {
-            self.folder.path().join("store.db")
+        fn checkpoint_of(&self, path: &Path) -> Checkpoint {
+            let mut checkpoint = Checkpoint::default();
+            checkpoint.begin(&self.connection, path);
+            checkpoint
         }
 
-        fn files(&self) -> usize {
-            self.folder.path().read_dir().expect("a folder").count()
+        fn checkpoint(&self) -> Checkpoint {
+            self.checkpoint_of(&store_in(&self.folder))
         }
+    }
+
+    fn store_in(folder: &TempDir) -> PathBuf {
+        folder.path().join("store.db")
+    }
+
+    fn files_in(folder: &TempDir) -> usize {
+        folder.path().read_dir().expect("a folder").count()
     }
 
     #[test]
     fn much_is_copied_to_the_last_page() {
         let log = Log::of(PAGES);
         assert!(pages_to_copy(&log.connection).expect("a log") >= PAGES);
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.begin(&log.connection, &log.path());
-        checkpoint.end();
+        log.checkpoint().end();
         assert_eq!(pages_to_copy(&log.connection), Ok(0));
     }
 
@@ -116,32 +126,27 @@ mod tests {
     #[test]
     fn little_is_left_for_later() {
         let log = Log::of(PAGES / 2);
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.begin(&log.connection, &log.path());
-        assert!(checkpoint.under_way.is_none());
+        assert!(log.checkpoint().under_way.is_none());
     }
 
     #[test]
     fn who_closes_the_file_leaves_no_log_beside_it() {
         let log = Log::of(PAGES);
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.begin(&log.connection, &log.path());
-        assert_eq!(log.files(), 3);
+        let checkpoint = log.checkpoint();
+        assert_eq!(files_in(&log.folder), 3);
         drop(checkpoint);
         assert_eq!(pages_to_copy(&log.connection), Ok(0), "it is not waited for");
         let Log { folder, connection } = log;
         drop(connection);
-        assert_eq!(folder.path().read_dir().expect("a folder").count(), 1);
+        assert_eq!(files_in(&folder), 1);
     }
 
     #[test]
     fn a_file_that_is_gone_is_not_made_again() {
         let log = Log::of(PAGES);
         let elsewhere = log.folder.path().join("elsewhere.db");
-        let files = log.files();
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.begin(&log.connection, &elsewhere);
-        checkpoint.end();
-        assert_eq!(log.files(), files);
+        let files = files_in(&log.folder);
+        log.checkpoint_of(&elsewhere).end();
+        assert_eq!(files_in(&log.folder), files);
     }
 }

@@ -21,7 +21,7 @@ const STATEMENTS_KEPT_MAX: usize = 128;
 /// An open store, and the lock that makes this process its only writer.
 #[derive(Debug)]
 pub(super) struct OpenStore {
-    // Before the connection, so that this one closes the file last.
+    // Before the connection, which closes the file last.
     pub(super) checkpoint: Checkpoint,
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
