@@ -10,11 +10,10 @@
 //!
 //! # async fn example() -> Result<(), highwater_client::Error> {
 //! let client = Client::builder("http://127.0.0.1:8080").open("shop.db")?;
-//! let mut applied = client.subscribe();
 //! let report = client.pull().await?;
 //! println!("{} rows in {:?}", report.rows, report.elapsed);
-//! while let Ok(page) = applied.try_recv() {
-//!     println!("{} entities changed", page.entities.len());
+//! for entity in &report.entities {
+//!     println!("{}: {} rows changed, {} gone", entity.entity, entity.upserts, entity.deletes);
 //! }
 //! # Ok(())
 //! # }

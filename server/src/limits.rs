@@ -89,7 +89,7 @@ pub(crate) struct Limits {
     #[arg(long, env = "HIGHWATER_HEADER_TIME_MAX", default_value = "10s", value_name = "DURATION", value_parser = time)]
     header_time_max: Duration,
 
-    /// The most bytes of a request's address and headers, from 8192; a cursor may have 65536. Beyond: 431
+    /// The most bytes of a request's address and headers, from 8192; a cursor may have 61440. Beyond: 431
     #[arg(long, env = "HIGHWATER_HEADER_BYTES_MAX", default_value_t = 98_304, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
     header_bytes_max: u32,
 

@@ -34,6 +34,7 @@ mod rig;
 mod scaling;
 mod schema_changes;
 mod scopes;
+mod scripting;
 mod seed_server;
 mod seeds;
 mod serving;
