@@ -93,7 +93,7 @@ impl Client {
     /// tried again is tried again without end; what cannot ends it with an error.
     ///
     /// A live client asks the server to hold its requests, and other pulls of this store wait as
-    /// long.
+    /// long; so they do while it tries again.
     /// Where the server has every entity begin anew, it waits first, as
     /// [`ClientBuilder::resync_spread`] says; readers of the store have the old rows meanwhile, and
     /// another pull of the same store waits as well.
@@ -139,7 +139,7 @@ impl Client {
         resyncs: Spread,
         stop: &CancellationToken,
     ) -> Result<PullReport, Error> {
-        let _turn = self.store.turn().await;
+        let _turn = self.store.turn(stop).await?;
         let introduction = self.remote.introduction();
         let observer = |event: Event<'_>| {
             match event {

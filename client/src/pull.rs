@@ -343,7 +343,10 @@ impl<R: Remote, S: Replica, C: Clock> Pull<'_, R, S, C> {
             Error::SchemaChanged { entity } if course.renewals < RENEWALS_MAX => {
                 (self.observer)(Event::SchemaChanged(entity));
                 course.renewals += 1;
-                self.store.begin_anew(entity).await?;
+                match self.store.begin_anew(entity).await {
+                    Err(error) if error.is_retryable() => return self.wait(error, course).await,
+                    begun => begun?,
+                }
             }
             Error::UniqueIndex { .. } if course.writing == Writing::InPlace => {
                 course.writing = Writing::DeletesFirst;

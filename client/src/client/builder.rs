@@ -79,7 +79,7 @@ impl ClientBuilder {
         self
     }
 
-    /// Pulls these entities only, rather than all that the caller may read.
+    /// Pulls these entities only, rather than all that the caller may read. Where none are named, it is all.
     #[must_use]
     pub fn entities(mut self, entities: impl IntoIterator<Item = EntityName>) -> Self {
         let mut entities: Vec<EntityName> = entities.into_iter().collect();
@@ -155,7 +155,7 @@ impl ClientBuilder {
             (Some(file), SeedLocation::Url(url)) if remote.is_host_of(url) => trust::authorities(file)?,
             _ => Vec::new(),
         };
-        let unpacked = match seed::unpack(location, place.path(), authorities, stop, &*self.observer).await {
+        let unpacked = match seed::unpack(location, &place, authorities, stop, &*self.observer).await {
             Ok(unpacked) => unpacked,
             Err(error @ Error::Seed { .. }) => {
                 return Ok((self.with(remote, Store::begin(place)?), Seeding::Refused(error)));

@@ -78,7 +78,7 @@ impl Client {
     ///
     /// As of [`Client::verify`], and [`Error::UniqueIndex`] where a row meets a unique index of the user's.
     pub async fn repair(&self, depth: Depth, stop: &CancellationToken) -> Result<VerifyReport, Error> {
-        let _turn = self.store.turn().await;
+        let _turn = self.store.turn(stop).await?;
         let begun = Instant::now();
         let mut report = self.verify(depth, stop).await?;
         report.repaired = Some(true);

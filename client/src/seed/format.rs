@@ -10,6 +10,7 @@ use std::path::Path;
 use highwater_shared::{EntityName, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use crate::store::ImageContents;
 use crate::sync_helper::SourceId;
@@ -126,45 +127,53 @@ pub(super) fn read_header(seed: &mut impl BufRead) -> Result<Header, String> {
     serde_json::from_slice(&line).map_err(|error| format!("its first line cannot be read ({error})"))
 }
 
-/// Writes the store's file that follows the first line, or says why it cannot be used.
-pub(super) fn unpack(body: impl Read, header: &Header, image: &Path) -> Result<(), String> {
-    let failed = |error: io::Error| format!("it cannot be unpacked ({error})");
+/// Why no store was made of a seed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The seed is no good, and will be none the next time.
+    Seed(String),
+    /// The store cannot be written.
+    Store(io::Error),
+    /// Nobody waits for it any more.
+    Stopped,
+}
+
+/// Writes the store's file that follows the first line.
+pub(super) fn unpack(
+    body: impl Read,
+    header: &Header,
+    image: &Path,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Seed(format!("it cannot be unpacked ({error})"));
     let reader = BufReader::with_capacity(BUFFER_BYTES, Hashed::new(body.take(header.compressed_bytes)));
     let mut decoder = zstd::Decoder::with_buffer(reader).map_err(failed)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
-    let mut store = File::create(image).map_err(failed)?;
+    let mut store = File::create(image).map_err(Failure::Store)?;
     // One byte more than there should be, so that more is noticed, and no disk is filled with it.
-    let written = copy(
-        &mut decoder.by_ref().take(header.bytes.saturating_add(1)),
-        &mut store,
-    )
-    .map_err(failed)?;
+    let mut contents = decoder.by_ref().take(header.bytes.saturating_add(1));
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut written = 0;
+    while let read @ 1.. = contents.read(&mut buffer).map_err(failed)? {
+        if stop.is_cancelled() {
+            return Err(Failure::Stopped);
+        }
+        let piece = buffer.get(..read).unwrap_or_default();
+        store.write_all(piece).map_err(Failure::Store)?;
+        written += read as u64;
+    }
     let mut rest = decoder.finish();
     io::copy(&mut rest, &mut io::sink()).map_err(failed)?;
     if hex(&rest.into_inner().hash.finalize()) != header.sha256 {
-        return Err("its checksum is wrong: it was damaged on its way".to_owned());
+        let reason = "its checksum is wrong: it was damaged on its way";
+        return Err(Failure::Seed(reason.to_owned()));
     }
     if written != header.bytes {
-        return Err(format!(
-            "it unpacks to another size than the {} bytes that it says",
-            header.bytes
-        ));
+        let said = header.bytes;
+        let reason = format!("it unpacks to another size than the {said} bytes that it says");
+        return Err(Failure::Seed(reason));
     }
     Ok(())
-}
-
-/// Copies in large pieces: a store's file is large, and the default is not.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut copied = 0;
-    loop {
-        let read = from.read(&mut buffer)?;
-        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
-            return Ok(copied);
-        };
-        to.write_all(piece)?;
-        copied += piece.len() as u64;
-    }
 }
 
 fn hex(digest: &[u8]) -> String {
@@ -236,7 +245,10 @@ mod tests {
         let mut rest = seed;
         let mut header = read_header(&mut rest)?;
         change(&mut header);
-        unpack(rest, &header, &folder.join("out"))?;
+        match unpack(rest, &header, &folder.join("out"), &CancellationToken::new()) {
+            Err(Failure::Seed(reason)) => return Err(reason),
+            unpacked => unpacked.expect("a store that can be written"),
+        }
         Ok(std::fs::read(folder.join("out")).expect("a store"))
     }
 
@@ -247,6 +259,25 @@ mod tests {
         let (header, seed) = packed(folder.path(), &image);
         assert_eq!(header.bytes, image.len() as u64);
         assert_eq!(unpacked(folder.path(), &seed, |_| {}).as_deref(), Ok(&image[..]));
+    }
+
+    /// It is not the seed's fault, and the same seed will do the next time.
+    #[test]
+    fn a_store_that_cannot_be_written_and_a_stop_are_told_from_a_bad_seed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (header, seed) = packed(folder.path(), &vec![7; 10_000]);
+        let body = || {
+            let mut rest = seed.as_slice();
+            read_header(&mut rest).expect("a header");
+            rest
+        };
+        let (going, stopped) = (CancellationToken::new(), CancellationToken::new());
+        stopped.cancel();
+        let nowhere = folder.path().join("no folder").join("out");
+        let outcome = unpack(body(), &header, &nowhere, &going);
+        assert!(matches!(outcome, Err(Failure::Store(_))), "{outcome:?}");
+        let outcome = unpack(body(), &header, &folder.path().join("out"), &stopped);
+        assert!(matches!(outcome, Err(Failure::Stopped)), "{outcome:?}");
     }
 
     #[test]

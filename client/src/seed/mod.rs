@@ -24,9 +24,10 @@ use url::Url;
 use crate::applied::PullReport;
 use crate::error::{Cause, Error};
 use crate::pull::Event;
-use crate::store::{self, SeedImage};
+use crate::store::{self, SeedImage, Vacant};
 use crate::sync_helper::SourceId;
 
+use self::format::Failure;
 pub(crate) use self::format::Header;
 
 /// Where a seed is read from.
@@ -101,7 +102,9 @@ impl SeedReport {
 
     /// The rows of all entities.
     pub fn rows(&self) -> u64 {
-        self.entities.iter().map(|(_, rows)| rows).sum()
+        let rows = self.entities.iter().map(|(_, rows)| *rows);
+        // A seed may say anything.
+        rows.fold(0, u64::saturating_add)
     }
 }
 
@@ -135,8 +138,12 @@ pub fn write_seed(store: impl AsRef<Path>, out: impl AsRef<Path>) -> Result<Seed
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let may_replace = format::may_replace(out).map_err(|error| failed("it cannot be read", error))?;
-    if !may_replace || is_of_store(out, store) {
+    // A store is told by what stands beside it, and not opened: whoever closes a file that this process has open as a
+    // database loses the locks on it.
+    let is_seed = !is_of_store(out, store)
+        && !store::is_store(out)
+        && format::may_replace(out).map_err(|error| failed("it cannot be read", error))?;
+    if !is_seed {
         let reason = "another file is there, which is no seed; name one that is not there yet, or a seed";
         return Err(refused_for(&out.display().to_string(), reason.to_owned()));
     }
@@ -195,12 +202,16 @@ impl Unpacked {
     }
 }
 
-/// Refuses a file that is not there: that is a slip, and not a seed that has gone bad.
+/// Refuses a file that is not there, and a store: that is a slip, and not a seed that has gone bad.
 pub(crate) fn check_location(location: &SeedLocation) -> Result<(), Error> {
     match location {
         SeedLocation::File(path) if !path.exists() => Err(refused_for(
             &location.to_string(),
             "there is no such file".to_owned(),
+        )),
+        SeedLocation::File(path) if store::is_store(path) => Err(refused_for(
+            &location.to_string(),
+            "it is a store; `highwater seed` makes a seed of it".to_owned(),
         )),
         SeedLocation::File(_) | SeedLocation::Url(_) => Ok(()),
     }
@@ -229,11 +240,12 @@ pub(crate) fn not_usable(location: &SeedLocation, error: Error) -> Error {
 /// on with, also by a later call.
 pub(crate) async fn unpack(
     location: &SeedLocation,
-    store: &Path,
+    place: &Vacant,
     authorities: Vec<Certificate>,
     stop: &CancellationToken,
     observer: &(dyn Fn(Event<'_>) + Send + Sync),
 ) -> Result<Unpacked, Error> {
+    let store = place.path();
     let (path, downloaded) = match location {
         SeedLocation::File(path) => (path.clone(), None),
         SeedLocation::Url(url) => {
@@ -244,18 +256,23 @@ pub(crate) async fn unpack(
     };
     let image = SeedImage::new(store);
     let name = location.to_string();
+    // Who waits for it no longer stops it, and the place is taken until it has stopped.
+    let stop = stop.child_token();
+    let _stopping = stop.clone().drop_guard();
+    let held = place.hold()?;
     let unpacking = {
-        let (downloaded, image_path) = (downloaded.clone(), image.path().to_owned());
+        let downloaded = downloaded.clone();
         tokio::task::spawn_blocking(move || {
-            let unpacked = unpack_file(&name, &path, &image_path);
-            if let (Err(_), Some(part)) = (&unpacked, &downloaded) {
-                // Whatever is wrong with it, the same bytes will not do the next time.
+            let _held = held;
+            let unpacked = unpack_file(&name, &path, image.path(), &stop);
+            if let (Err(Error::Seed { source: None, .. }), Some(part)) = (&unpacked, &downloaded) {
+                // What is wrong is what is in it, and the same bytes will not do the next time.
                 let _ = fs::remove_file(part);
             }
-            unpacked
+            unpacked.map(|header| (header, image))
         })
     };
-    let header = unpacking.await.map_err(|error| Error::Task(Box::new(error)))??;
+    let (header, image) = unpacking.await.map_err(|error| Error::Task(Box::new(error)))??;
     Ok(Unpacked {
         report: SeedReport::new(&header),
         image,
@@ -263,7 +280,7 @@ pub(crate) async fn unpack(
     })
 }
 
-fn unpack_file(name: &str, seed: &Path, image: &Path) -> Result<Header, Error> {
+fn unpack_file(name: &str, seed: &Path, image: &Path, stop: &CancellationToken) -> Result<Header, Error> {
     let unreadable = |error: std::io::Error| refused(name, format!("it cannot be read ({error})"), error);
     let mut file = BufReader::new(File::open(seed).map_err(unreadable)?);
     let header = format::read_header(&mut file).map_err(|reason| refused_for(name, reason))?;
@@ -276,7 +293,15 @@ fn unpack_file(name: &str, seed: &Path, image: &Path) -> Result<Header, Error> {
         );
         return Err(refused_for(name, reason));
     }
-    format::unpack(file, &header, image).map_err(|reason| refused_for(name, reason))?;
+    format::unpack(file, &header, image, stop).map_err(|failure| match failure {
+        Failure::Seed(reason) => refused_for(name, reason),
+        Failure::Store(error) => Error::Open {
+            store: image.to_owned(),
+            reason: format!("the store cannot be made of the seed there ({error})"),
+            source: Some(Box::new(error)),
+        },
+        Failure::Stopped => Error::Stopped,
+    })?;
     store::check_image(image).map_err(|reason| refused_for(name, reason))?;
     Ok(header)
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
-use super::open::{beside, io_error};
+use super::open::{io_error, is_store};
 use super::schema;
 use crate::error::Error;
 
@@ -38,7 +38,7 @@ pub(super) enum Owner {
 pub(super) fn owner(path: &Path) -> Result<Owner, Error> {
     // Made before the file is written for the first time, and never removed: where the file itself
     // does not say any more what it is, this does.
-    let was_a_store = beside(path, ".lock").exists();
+    let was_a_store = is_store(path);
     let mut header = [0; HEADER_BYTES];
     match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
         Ok(()) => {}
@@ -67,6 +67,7 @@ fn number(header: &[u8; HEADER_BYTES], at: usize) -> i32 {
 mod tests {
     use std::fs;
 
+    use super::super::open::beside;
     use super::*;
 
     /// The header of a database with this version and application.

@@ -72,7 +72,12 @@ fn read_somehow<T>(path: &Path, read: &impl Fn(&Connection) -> Result<T, Error>)
     let read_with = |connection: Connection| {
         connection.busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))?;
         check_ours(&connection, path)?;
-        read(&connection)
+        match read(&connection) {
+            // Whose file it is, is known, so that nobody has to open it again to find out: where this process writes to it,
+            // that would cost it its locks.
+            Err(Error::Sqlite(error)) if is_damage(&error) => Err(Error::Sqlite(error).in_store(path)),
+            looked => looked,
+        }
     };
     if let Some(stamp) = settled(path) {
         let looked = immutable(path).and_then(read_with);

@@ -82,6 +82,8 @@ fn write(
     mending: &Mending,
     mut pieces: mpsc::Receiver<MendingPiece>,
 ) -> Result<Vec<EntityApplied>, Error> {
+    // Others may write to tables of their own while the server thinks.
+    let mut piece = pieces.blocking_recv();
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let mut writer = Mender {
         block: None,
@@ -108,12 +110,13 @@ fn write(
     // With those answers that have ended.
     let mut counts = writer.counts.clone();
     loop {
-        match pieces.blocking_recv() {
+        match piece {
             Some(MendingPiece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
             Some(MendingPiece::End(told)) => {
                 let trailer: Trailer = match std::mem::take(&mut parser).finish() {
                     Err(PageError::Incomplete) => {
                         let _ = told.send(None);
+                        piece = pieces.blocking_recv();
                         continue;
                     }
                     ended => ended.map_err(from_page)?,
@@ -133,6 +136,7 @@ fn write(
             Some(MendingPiece::All) => break,
             None => return Err(Error::Incomplete),
         }
+        piece = pieces.blocking_recv();
     }
     let counts = writer.finish()?;
     if let Standing::MovesTo {

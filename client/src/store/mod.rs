@@ -37,18 +37,20 @@ mod view;
 mod views;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use highwater_shared::{EntityName, PageError, PageParser};
+use rusqlite::TransactionBehavior;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::image::{ImageContents, SeedImage, check_image, write_image};
 pub(crate) use self::mend::{Mending, MendingPiece, MovesFrom, Standing};
-use self::open::OpenStore;
-pub(crate) use self::open::{Vacant, beside};
+use self::open::{OpenStore, Place};
+pub(crate) use self::open::{Vacant, beside, is_store};
 use self::page::PageWriter;
 pub(crate) use self::past::KeysOf;
 #[cfg(test)]
@@ -75,7 +77,7 @@ const CHUNKS_WAITING_MAX: usize = 16;
 /// read through this process or beside it.
 #[derive(Clone)]
 pub struct Store {
-    path: PathBuf,
+    place: Place,
     inner: Arc<Mutex<OpenStore>>,
     /// Held by a pull, so that two of this process do not cross.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -104,7 +106,7 @@ impl Store {
 
     fn new(open: OpenStore) -> Self {
         Self {
-            path: open.path.clone(),
+            place: open.place.clone(),
             inner: Arc::new(Mutex::new(open)),
             turn: Arc::default(),
         }
@@ -112,17 +114,20 @@ impl Store {
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
     }
 
-    /// Whether nothing was ever pulled into it.
+    /// Whether nothing was ever pulled into it. Waits for no page, as [`Store::sync_helpers`] does not.
     pub fn is_new(&self) -> Result<bool, Error> {
-        self.with(|open| Ok(sync_helpers::load(&open.connection)?.is_empty()))
+        Ok(self.sync_helpers()?.is_empty())
     }
 
-    /// What it remembers of each entity, by name.
+    /// What it remembers of each entity, by name, as of the last page that was committed: it is read beside the writer
+    /// and waits for none, so an observer of a pull may ask too.
     pub fn sync_helpers(&self) -> Result<Vec<SyncHelper>, Error> {
-        self.with(|open| Ok(sync_helpers::load(&open.connection)?.into_values().collect()))
+        self.place.check()?;
+        let helpers = look::at(self.path(), sync_helpers::load)?;
+        Ok(helpers.into_values().collect())
     }
 
     /// Removes the rows of the entities (of all, where none are named) and their SyncHelper rows,
@@ -133,22 +138,29 @@ impl Store {
     /// [`Error::Locked`] while this store is pulled into, whose pages would be taken for all that there is.
     pub fn reset(&self, entities: &[EntityName]) -> Result<Reset, Error> {
         let _turn = self.turn.try_lock().map_err(|_| Error::Locked {
-            store: self.path.clone(),
+            store: self.place.path.clone(),
         })?;
         self.with(|open| reset::in_place(&mut open.connection, entities))
     }
 
-    /// Waits until no other pull of this process is under way.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// Waits until no other pull of this process is under way, or for `stop`.
+    pub(crate) async fn turn(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Error::Stopped),
+            turn = self.turn.lock() => Ok(turn),
+        }
     }
 
     /// Runs `work` on the open file, and puts the path into SQLite's errors.
     fn with<T>(&self, work: impl FnOnce(&mut OpenStore) -> Result<T, Error>) -> Result<T, Error> {
         // A panic in the middle of a page has rolled its transaction back; the file is whole.
         let mut open = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        open.check_in_place()?;
-        work(&mut open).map_err(|error| error.in_store(&self.path))
+        self.place.check()?;
+        work(&mut open).map_err(|error| error.in_store(&self.place.path))
     }
 
     /// Runs `work` where it may block.
@@ -166,7 +178,7 @@ impl Store {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("path", &self.path)
+            .field("path", &self.place.path)
             .finish_non_exhaustive()
     }
 }
@@ -202,7 +214,9 @@ impl Replica for Store {
     async fn begin_anew(&self, entity: &EntityName) -> Result<(), Error> {
         let entity = entity.clone();
         self.blocking(move |open| {
-            let transaction = open.connection.transaction()?;
+            let transaction = open
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
             if let Some(helper) = sync_helpers::load(&transaction)?.get_mut(&entity) {
                 helper.cursor = None;
                 helper.state = State::Waiting;
@@ -216,7 +230,7 @@ impl Replica for Store {
 
     fn other_source(&self, kept: &SourceId, offered: &SourceId) -> Error {
         Error::OtherSource {
-            store: self.path.clone(),
+            store: self.place.path.clone(),
             kept: kept.as_str().to_owned(),
             offered: offered.as_str().to_owned(),
         }
@@ -254,7 +268,7 @@ fn write(
     open.checkpoint.end();
     let applied = writer.finish(&parser.finish().map_err(from_page)?)?;
     if applied.more {
-        open.checkpoint.begin(&open.connection, &open.path);
+        open.checkpoint.begin(&open.connection, &open.place.path);
     }
     Ok(applied)
 }

@@ -24,11 +24,17 @@ pub(super) struct OpenStore {
     // Before the connection, which closes the file last.
     pub(super) checkpoint: Checkpoint,
     pub(super) connection: Connection,
+    pub(super) place: Place,
+    /// Held, never read: the lock ends when the file is closed.
+    _lock: File,
+}
+
+/// Where a store's file is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
     pub(super) path: PathBuf,
     /// Which file it is, whatever becomes of its name.
     identity: Option<(u64, u64)>,
-    /// Held, never read: the lock ends when the file is closed.
-    _lock: File,
 }
 
 /// Opens the store at `path` for writing; a missing or empty file becomes one.
@@ -44,14 +50,18 @@ impl OpenStore {
         Ok(Self {
             checkpoint: Checkpoint::default(),
             connection: connect(&path)?,
-            identity: identity(&path),
-            path,
+            place: Place {
+                identity: identity(&path),
+                path,
+            },
             _lock: lock,
         })
     }
+}
 
+impl Place {
     /// Fails where the file was removed or another put in its place: what is written would be seen by nobody.
-    pub(super) fn check_in_place(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         if identity(&self.path) == self.identity {
             return Ok(());
         }
@@ -82,6 +92,13 @@ impl Vacant {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its lock once more: the place is taken until both are dropped.
+    pub(crate) fn hold(&self) -> Result<File, Error> {
+        self.lock
+            .try_clone()
+            .map_err(|error| io_error(&self.path, "its lock file cannot be opened once more", error))
     }
 
     /// Opens the store that was put here, or makes an empty one.
@@ -205,6 +222,11 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
         }),
         Err(TryLockError::Error(error)) => Err(io_error(path, "its lock file cannot be locked", error)),
     }
+}
+
+/// Whether a store is there, or was, by what stands beside it.
+pub(crate) fn is_store(path: &Path) -> bool {
+    beside(path, ".lock").exists()
 }
 
 /// The file beside the store that is called like it, with `suffix`.

@@ -72,7 +72,7 @@ impl Table {
             })
             .optional()?;
         match found {
-            Some(table) if object_kind(connection, &table.name)?.as_deref() != Some("table") => {
+            Some(table) if !connection.table_exists(Some("main"), table.name.as_str())? => {
                 Err(Error::TableMissing {
                     entity: entity.clone(),
                 })
@@ -298,7 +298,11 @@ fn is_deleted(column: &Column) -> bool {
 }
 
 fn hidden_name(connection: &Connection) -> Result<String, Error> {
-    let mut number: u64 = 1;
+    // Not from one on: where many entities begin anew, each would try the names of all before it.
+    let renewals = "select count(*) + 1 from highwater_table where purpose = 'renewal'";
+    let mut number: i64 = connection
+        .prepare_cached(renewals)?
+        .query_row([], |row| row.get(0))?;
     loop {
         let name = format!("{RENEWAL_PREFIX}{number}");
         if object_kind(connection, &name)?.is_none() {

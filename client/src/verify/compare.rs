@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{answer, blocking, pull_first, receive};
 use super::found::{Depth, EntityVerified, VerifyReport, json_bytes, lists};
+use super::parts::rows_of;
 use super::patience::Patience;
 use super::question::{Answered, Here, Question, answers};
 use super::received::Received;
@@ -271,7 +272,7 @@ impl Verification<'_> {
                     (found.rows, found.parts, found.left_out) = totals;
                     rows += found.rows;
                     // Of both sides together.
-                    in_differing += differing.iter().map(|part| part.rows).sum::<u64>() / 2;
+                    in_differing += rows_of(&differing) / 2;
                 }
                 found.missing.extend(keys.missing);
                 found.extra.extend(keys.extra);

@@ -1,5 +1,7 @@
 //! Fetches the rows that differ, and has the store replace them, all in one transaction.
 
+use std::pin::pin;
+
 use highwater_shared::{DigestsOf, DigestsRequest, Want};
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,7 +49,7 @@ impl Repair<'_> {
             Standing::At(_) => None,
         };
         let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let mended = self.store.mend(mending, receiver);
+        let mut mended = pin!(self.store.mend(mending, receiver));
         let fed = async {
             for mut request in requests(found) {
                 if let Some(cursor) = &moves_to {
@@ -61,7 +63,13 @@ impl Repair<'_> {
             drop(sender);
             Ok(())
         };
-        match tokio::join!(mended, fed) {
+        let fed: Result<(), Error> = tokio::select! {
+            biased;
+            // Done before all was sent: the writer has failed, and nothing more is wanted.
+            mended = &mut mended => return mended,
+            fed = fed => fed,
+        };
+        match (mended.await, fed) {
             (Err(Error::Incomplete) | Ok(_), Err(error)) => Err(error),
             (mended, _) => mended,
         }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use highwater_shared::digests::part;
+use highwater_shared::digests::{PARTS_BITS_MAX, part};
+
+/// The most parts that are asked for at once.
+const PARTS_MAX: usize = 1 << PARTS_BITS_MAX;
 
 /// What the rows of a part come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,9 +38,10 @@ impl Parts {
         }
     }
 
-    /// Sets what a part comes to.
-    pub(super) fn set(&mut self, part: u64, digest: Digest) {
+    /// Sets what a part comes to. False where there would be more of them than are ever asked for.
+    pub(super) fn set(&mut self, part: u64, digest: Digest) -> bool {
         self.digests.insert(part, digest);
+        self.digests.len() <= PARTS_MAX
     }
 
     /// Puts a row in.
@@ -66,12 +70,17 @@ impl Parts {
             let digest = |parts: &Self| parts.digests.get(part).copied().unwrap_or_default();
             let (here, there) = (digest(self), digest(other));
             if here != there {
-                differing.insert(*part, here.rows + there.rows);
+                differing.insert(*part, here.rows.saturating_add(there.rows));
             }
         }
         let differing = differing.into_iter();
         differing.map(|(part, rows)| Differing { part, rows }).collect()
     }
+}
+
+/// How many rows these parts have. Each may have as many as a hostile server says.
+pub(super) fn rows_of(parts: &[Differing]) -> u64 {
+    parts.iter().fold(0, |rows, part| rows.saturating_add(part.rows))
 }
 
 /// How many of these parts, from the first on, have at most so many rows together; one at least.
@@ -88,6 +97,20 @@ pub(super) fn fitting(parts: &[Differing], rows_max: u64, parts_max: usize) -> u
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_a_server_makes_up_is_bounded() {
+        let mut parts = Parts::default();
+        let of = |rows| Digest { rows, sum: 0 };
+        for part in 0..PARTS_MAX as u64 {
+            assert!(parts.set(part, of(u64::MAX)));
+        }
+        assert!(parts.set(0, of(7)), "one that is there already");
+        assert!(!parts.set(PARTS_MAX as u64, of(1)));
+        let differing = parts.differing(&Parts::default());
+        assert_eq!(rows_of(&differing), u64::MAX);
+        assert_eq!(differing[1].rows, u64::MAX);
+    }
 
     fn parts(rows: &[(u64, u64)]) -> Parts {
         let mut parts = Parts::new(2);

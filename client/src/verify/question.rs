@@ -8,7 +8,7 @@ use highwater_shared::{DigestsOf, EntityName, Want, Within};
 
 use super::answer::pull_first;
 use super::found::RowKey;
-use super::parts::{Differing, Parts, fitting};
+use super::parts::{Differing, Parts, fitting, rows_of};
 use super::received::Received;
 use crate::error::Error;
 use crate::meter::Meter;
@@ -241,7 +241,7 @@ fn next(of: &DigestsOf, differing: &[Differing]) -> Vec<(DigestsOf, u64)> {
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fitting(rest, KEYS_MAX, PARTS_NAMED_MAX));
         rest = later;
-        let keys_max = now.iter().map(|part| part.rows).sum();
+        let keys_max = rows_of(now);
         asked.push((ask(Want::Keys, 0, now), keys_max));
     }
     asked
@@ -249,7 +249,7 @@ fn next(of: &DigestsOf, differing: &[Differing]) -> Vec<(DigestsOf, u64)> {
 
 /// Into how many each of these parts is split, as bits; `None` where their keys are asked for instead.
 fn split_bits(parts: &[Differing], bits: u32) -> Option<u32> {
-    let rows: u64 = parts.iter().map(|part| part.rows).sum();
+    let rows = rows_of(parts);
     let count = parts.len() as u64;
     if rows <= KEYS_MAX || rows <= count.saturating_mul(PART_ROWS_MIN) {
         return None;

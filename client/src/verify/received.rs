@@ -101,7 +101,9 @@ impl PageSink for Received {
             }
             BlockKind::Part => {
                 let (part, digest) = read_part(line).ok_or_else(|| malformed("a part"))?;
-                of.parts.set(part, digest);
+                if !of.parts.set(part, digest) {
+                    return Err(malformed("more parts than there are"));
+                }
             }
             _ => {
                 let at = line

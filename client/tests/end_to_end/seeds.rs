@@ -306,6 +306,41 @@ async fn a_download_goes_on_where_it_was_cut_off() {
     rig.assert_equal(&store, TABLES, "no seed there").await;
 }
 
+/// What is wrong is the disk, so that nothing has to be fetched twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_be_made_costs_no_download() {
+    let (rig, seed) = seeded().await;
+    let bytes = std::fs::read(&seed).unwrap();
+    let server = SeedServer::start(bytes.clone(), true).await;
+    let (store, part) = (rig.store("begun.db"), rig.store("begun.db.seed-part"));
+    let in_the_way = rig.store("begun.db.seeding");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let failed = output(rig.pull(&store, &["--seed", &server.url])).await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(said(&failed).contains("begun.db.seeding"), "{}", said(&failed));
+    assert!(std::fs::read(&part).unwrap() == bytes);
+    assert!(!store.exists());
+    std::fs::remove_dir(in_the_way).unwrap();
+    let sent = server.sent();
+    begin(&rig, &store, &server.url).await;
+    // Its first line tells that the seed is the same still.
+    assert!(server.sent() - sent < bytes.len() as u64 / 10);
+    rig.assert_equal(&store, TABLES, "begun").await;
+    assert!(!part.exists());
+}
+
+/// To open it as a seed would cost whoever has it open as a store in the same process the locks on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_is_no_seed() {
+    let (rig, _) = seeded().await;
+    let origin = rig.store("origin.db");
+    let store = rig.store("begun.db");
+    let refused = output(rig.pull(&store, &["--seed", origin.to_str().unwrap()])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("highwater seed"), "{}", said(&refused));
+    assert!(!store.exists());
+}
+
 /// A daemon was killed, and somebody removed its store and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_store_has_left_beside_its_place_is_no_part_of_one_begun_with_a_seed() {

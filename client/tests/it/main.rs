@@ -3,6 +3,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod beside;
 mod damage;
 mod encodings;
 #[cfg(target_os = "linux")]

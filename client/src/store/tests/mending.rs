@@ -259,3 +259,24 @@ async fn what_changed_since_is_passed_over_and_anything_but_rows_is_refused() {
     assert!(matches!(error, Err(Error::Malformed(_))), "{error:?}");
     assert_eq!(rows(&place), ["1 Chair", "2 Desk", "3 Lamp"]);
 }
+
+/// The server may think for minutes, and others have tables of their own in the file.
+#[tokio::test]
+async fn nobody_waits_for_a_mend_before_something_comes() {
+    let place = Place::new();
+    let store = filled(&place).await;
+    let mending = Mending {
+        extra: Vec::new(),
+        writing: Writing::InPlace,
+        standing: at("c1"),
+    };
+    let (sender, receiver) = mpsc::channel(1);
+    let mended = tokio::spawn(async move { store.mend(mending, receiver).await });
+    // Nothing tells that it waits; one that locks the file has done so by then.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let other = place.reader();
+    other.busy_timeout(Duration::ZERO).expect("a reader");
+    other.execute_batch("create table mine (x)").expect("no lock");
+    sender.send(MendingPiece::All).await.expect("it listens");
+    mended.await.expect("a task").expect("mended");
+}

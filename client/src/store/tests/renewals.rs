@@ -1,6 +1,7 @@
 //! An entity that begins anew: readers keep the old rows until the new are complete.
 
 use super::*;
+use crate::pull::Replica as _;
 
 async fn with_chair_and_table(store: &Store) {
     let page = Page::new()
@@ -371,4 +372,31 @@ async fn columns_that_no_table_can_have_are_refused() {
         assert!(matches!(error, Error::Malformed(_)), "{error}: {columns}");
     }
     assert!(store.is_new().expect("a look"));
+}
+
+/// It reads before it writes, and SQLite lets nobody wait who does so without having said it.
+#[tokio::test]
+async fn whoever_begins_anew_waits_for_another_writer() {
+    let place = Place::new();
+    let store = place.open();
+    let page = Page::new().reset().upsert(&["1 Chair"]).end("c1", false);
+    pull(&store, [page]).await.report();
+    let mut other = place.reader();
+    other.execute_batch("create table mine (x)").expect("a table");
+    for is_reset in [false, true] {
+        let lock = "begin immediate; insert into mine values (1)";
+        other.execute_batch(lock).expect("a lock");
+        let writing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(150));
+            other.execute_batch("commit").expect("written");
+            other
+        });
+        if is_reset {
+            store.reset(&[]).expect("it waits");
+        } else {
+            let begun = store.begin_anew(&EntityName::new("product")).await;
+            begun.expect("it waits");
+        }
+        other = writing.join().expect("a thread");
+    }
 }
