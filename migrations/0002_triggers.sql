@@ -124,6 +124,10 @@ $$;
 
 revoke execute on function highwater.key_of(oid, text) from public;
 
+-- Whoever may execute it may have a trigger of a table of their own call it, and take an entity's rows for truncated.
+-- The owners of entities may, who have triggers on new partitions made.
+revoke execute on function highwater.note_truncate() from public;
+
 -- Whether a row is deleted by what the application's own column says: a flag that is set, or
 -- anything else that is not null. `version` is `new`, `old` or the table.
 create function highwater.deleted_by(relation regclass, column_name text, version text) returns text
@@ -355,11 +359,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     function record;
+    owner text := (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = entity.relation);
 begin
     for function in select f.* from highwater.trigger_functions(entity) f loop
         perform highwater.run(format('create or replace function highwater.%I() returns trigger language plpgsql %s as $body$%s$body$',
                                      function.name, function.settings, function.body));
+        if function.settings like 'security definer%' then
+            -- From a trigger of somebody else's it would call rows gone that are there.
+            perform highwater.run(format('revoke execute on function highwater.%I() from public', function.name));
+            perform highwater.run(format('grant execute on function highwater.%I() to %I', function.name, owner));
+        end if;
     end loop;
+    perform highwater.run(format('grant execute on function highwater.note_truncate() to %I', owner));
 end
 $$;
 

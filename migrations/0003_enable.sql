@@ -267,6 +267,12 @@ as $$
 declare
     part regclass;
     follows boolean := (select e.deleted_column is not null from highwater.entity e where e.number = add_triggers.number);
+    names text[] := highwater.trigger_names(follows);
+    -- On a partition, Postgres 14 takes the triggers that came with the table for its own, which only a superuser may set.
+    -- There they fire but for sessions that replicate; those of partitions that are attached later always do.
+    own text[] := case when current_setting('server_version_num')::integer < 150000
+                            and not (select rolsuper from pg_roles where rolname = current_user)
+                       then '{~~highwater_truncate}' else names end;
 begin
     perform highwater.drop_triggers(relation);
     if follows then
@@ -284,7 +290,8 @@ begin
     for part in select relid from pg_partition_tree(relation) union select relation loop
         perform highwater.run(format('create trigger "~~highwater_truncate" after truncate on %s for each statement execute function highwater.note_truncate(%L)', part, number));
         perform highwater.run(format('alter table only %s ', part) || (
-            select string_agg(format('enable always trigger %I', t), ', ') from unnest(highwater.trigger_names(follows)) t));
+            select string_agg(format('enable always trigger %I', t), ', ')
+            from unnest(case when part = relation then names else own end) t));
     end loop;
 end
 $$;

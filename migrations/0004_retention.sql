@@ -39,7 +39,11 @@ declare
     dates timestamptz[] := '{}';
     scopes text[] := '{}';
     have_left boolean[] := '{}';
+    has_changed boolean;
 begin
+    -- The table before the entity, as whoever enables or touches it locks them.
+    select e.* into target from highwater.entity e where e.number = purge.entity;
+    execute format('lock table %s in row exclusive mode', target.relation);
     select e.* into target from highwater.entity e where e.number = purge.entity for update;
     key := highwater.printed_key(target);
     -- The trigger on delete looks for these: what is purged leaves no tombstone.
@@ -96,16 +100,20 @@ begin
                array_agg(g.xid), array_agg(g.date), array_agg(g.key), count(*)
         from unnest(keys, xids, dates, scopes, have_left) g (key, xid, date, scope, left_scope)
         group by g.scope, g.left_scope;
-        with kept as (
-            select p.number, sum(p.deletions) over (order by p.newest_xid desc, p.number) as deletions
-            from highwater.purged p where p.entity = purge.entity
-        ), forgotten as (
-            delete from highwater.purged p using kept k where k.number = p.number and k.deletions > keys_max returning p.newest_xid
-        )
-        select greatest(target.forgotten_xid, (array_agg(f.newest_xid order by f.newest_xid desc))[1])
-        into target.forgotten_xid from forgotten f;
+        target.purged_snapshot := highwater.current_snapshot();
+    end if;
+    -- Also where nothing was removed: what is not to be remembered any more may be of earlier purges.
+    with kept as (
+        select p.number, sum(p.deletions) over (order by p.newest_xid desc, p.number) as deletions
+        from highwater.purged p where p.entity = purge.entity
+    ), forgotten as (
+        delete from highwater.purged p using kept k where k.number = p.number and k.deletions > keys_max returning p.newest_xid
+    )
+    select greatest(target.forgotten_xid, (array_agg(f.newest_xid order by f.newest_xid desc))[1]), removed > 0 or count(*) > 0
+    into target.forgotten_xid, has_changed from forgotten f;
+    if has_changed then
         update highwater.entity e
-        set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = highwater.current_snapshot(),
+        set purged_xid = target.purged_xid, purged_date = target.purged_date, purged_snapshot = target.purged_snapshot,
             forgotten_xid = target.forgotten_xid
         where e.number = purge.entity;
     end if;

@@ -204,6 +204,10 @@ impl Connection {
             statement_time_max.as_millis(),
             idle_time_max.as_millis()
         );
+        // Ended by that of the role or the database, a long answer would come to its end with no attempt.
+        if self.get()?.server_version_num() >= Some(TRANSACTION_TIMEOUT_SINCE) {
+            statements.push_str("set local transaction_timeout = 0;");
+        }
         if !tables.is_empty() {
             statements.push_str("lock table ");
             statements.push_str(&tables.join(", "));
@@ -390,6 +394,9 @@ const MOMENT: &str = "
         pg_is_in_recovery() and receiver.received_tli is null as timeline_is_doubtful
     from highwater.source s cross join highwater.place p
     left join (select received_tli from pg_stat_wal_receiver where pg_is_in_recovery()) receiver on true";
+
+/// The version of Postgres that brought `transaction_timeout`.
+const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
 /// How values print, whatever the database, the role or the session says; and that statements
 /// walk indexes: their cost must grow with what changed, also where statistics are missing or

@@ -87,6 +87,11 @@ impl Node {
         Ok(connection.keeping_statements(!self.is_pooled))
     }
 
+    /// The longest time that a statement may take.
+    pub(crate) fn statement_time_max(&self) -> Duration {
+        self.bounds.statement_time_max
+    }
+
     /// The own id of the source that was met last: while a server runs, its database may be rebased.
     pub(crate) fn own_id(&self) -> Option<Uuid> {
         *self.own_id.lock().unwrap_or_else(PoisonError::into_inner)

@@ -178,7 +178,7 @@ async fn purged(rig: &Rig, store: &Path, keys_max: u32) {
     )
     .await;
     // Transactions of other tests that are older would have any cursor begin anew after the purge.
-    let all_later = "select pg_snapshot_xmin(highwater.current_snapshot()) > (select max(changed_xid) from highwater.tombstone)";
+    let all_later = "select pg_snapshot_xmin(highwater.current_snapshot()) > (select max(changed_xid::text::bigint)::text::xid8 from highwater.tombstone)";
     while !sqlx::query_scalar::<_, bool>(all_later)
         .fetch_one(&rig.pool)
         .await

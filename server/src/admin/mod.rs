@@ -70,7 +70,9 @@ impl From<sqlx::Error> for AdminError {
             return Self::Postgres(error);
         };
         match refusal.code() {
-            "3F000" | "42P01" if refusal.message().contains("\"highwater") => Self::NotMigrated,
+            // Names without what they are quoted with, which is a matter of the language.
+            "3F000" if refusal.message().contains("highwater") => Self::NotMigrated,
+            "42P01" if refusal.message().contains("highwater.") => Self::NotMigrated,
             _ => Self::Refused {
                 message: format!("{}{}", refusal.message(), advice(refusal)),
             },

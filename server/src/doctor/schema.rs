@@ -26,7 +26,7 @@ pub(super) async fn check(e: &mut Examination<'_>) -> Result<bool, sqlx::Error> 
     let readable: bool = unprepared::query_scalar(
         "select has_schema_privilege('highwater', 'usage') and coalesce(bool_and(
              has_table_privilege(c.oid, 'select')), false)
-         from pg_class c where c.relnamespace = 'highwater'::regnamespace and c.relkind = 'r'",
+         from pg_class c where c.relnamespace = 'highwater'::regnamespace and c.relkind = 'r' and c.relname <> 'purged'",
     )
     .fetch_one(&mut *e.connection)
     .await?;

@@ -112,8 +112,8 @@ fn is_passing(error: &sqlx::Error) -> bool {
             ["08", "40", "53", "55", "57"]
                 .iter()
                 .any(|class| code.starts_with(class))
-                // A transaction that stood still for too long.
-                || code == "25P03"
+                // A transaction that stood still, or lasted, for too long.
+                || code == "25P03" || code == "25P04"
         }),
         _ => false,
     }

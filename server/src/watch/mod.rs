@@ -12,6 +12,7 @@ mod tests;
 mod view;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -81,7 +82,14 @@ impl Watcher {
             let asked = self.asked.load(Ordering::SeqCst);
             let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let began = Instant::now();
-            let looked = self.look(node, &mut connection, last.as_ref()).await;
+            let looking = timeout(
+                node.statement_time_max(),
+                self.look(node, &mut connection, last.as_ref()),
+            );
+            // A Postgres that went without a word is waited for no longer than one that thinks.
+            let looked = looking
+                .await
+                .unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into()).into()));
             node.metrics.looked(looked.is_ok(), began.elapsed());
             match looked {
                 Ok(view) => {

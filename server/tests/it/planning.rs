@@ -305,6 +305,18 @@ async fn a_role_with_these_grants_serves_and_writes_nothing() {
             "{call}"
         );
     }
+    // By a trigger of a table of its own it would have rows taken for gone.
+    let own = "create temp table own (id text, deleted boolean, changed_date timestamptz, changed_xid xid8)";
+    sqlx::raw_sql(own).execute(&mut reader).await.unwrap();
+    for (event, function) in [
+        ("delete on own for each row", "bury_1()"),
+        ("truncate on own", "note_truncate('1')"),
+    ] {
+        let forging = format!("create trigger forging after {event} execute function highwater.{function}");
+        let refused = sqlx::raw_sql(AssertSqlSafe(forging)).execute(&mut reader).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("permission denied for function"), "{refused}");
+    }
     // It serves, as `rights` tries in full.
     let pool = {
         use std::str::FromStr as _;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use highwater_server::admin::{self, EnableOptions, PurgeOptions};
 use highwater_testbed::until;
 
-use crate::rig::{Copy, Pull as _, Rig};
+use crate::rig::{Copy, Pull as _, Rig, run};
 
 const PRODUCT: &str = "create table product (id int primary key, name text);
     insert into product select g, 'p' || g from generate_series(1, 20) g";
@@ -35,6 +35,12 @@ async fn purge_keeping(rig: &Rig, keys_max: u32) -> u64 {
         },
     )
     .await
+}
+
+/// How many keys of what was purged are kept.
+async fn keys_kept(rig: &Rig) -> i64 {
+    let kept = "select coalesce(sum(deletions), 0)::bigint from highwater.purged";
+    sqlx::query_scalar(kept).fetch_one(&rig.pool).await.unwrap()
 }
 
 async fn purge_with(rig: &Rig, options: PurgeOptions) -> u64 {
@@ -184,9 +190,7 @@ async fn whoever_lacks_a_key_that_was_not_kept_begins_anew() {
         assert_eq!(copy.resets, resets);
         assert_eq!(copy.rows("product"), rig.source("product", "id").await);
     }
-    let kept = "select coalesce(sum(deletions), 0)::bigint from highwater.purged";
-    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&rig.pool).await.unwrap();
-    assert_eq!(kept, 1);
+    assert_eq!(keys_kept(&rig).await, 1);
     // None at all.
     rig.run("delete from product where id = 5").await;
     assert_eq!(purge_keeping(&rig, 0).await, 1);
@@ -194,6 +198,53 @@ async fn whoever_lacks_a_key_that_was_not_kept_begins_anew() {
     nearer.pull_with_keys(&rig.server, 0).await;
     assert_eq!(nearer.resets, 1);
     assert_eq!(nearer.rows("product"), rig.source("product", "id").await);
+}
+
+/// Whoever enables or touches a table has it first, and then its entity.
+#[tokio::test]
+async fn a_purge_waits_for_a_table_without_holding_its_entity() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    rig.run("delete from product where id = 1").await;
+    let mut other = rig.database.connect().await.unwrap();
+    run(
+        &mut other,
+        "begin; lock table product in share row exclusive mode",
+    )
+    .await;
+    let (purged, ()) = tokio::join!(purge_keeping(&rig, 100), async {
+        let waits =
+            "select exists (select from pg_locks where relation = 'product'::regclass and not granted)";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&rig.pool)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        run(&mut other, "update highwater.entity set name = name; commit").await;
+    });
+    assert_eq!(purged, 1);
+}
+
+/// Keys that must not be remembered are forgotten also where nothing is left to be purged.
+#[tokio::test]
+async fn kept_keys_are_forgotten_by_a_purge_that_removes_nothing() {
+    let rig = Rig::start(PRODUCT).await;
+    rig.enable(&["product"]).await;
+    let mut copy = Copy::default();
+    copy.pull(&rig.server, 0).await;
+    rig.run("delete from product where id in (1, 2)").await;
+    assert_eq!(purge_keeping(&rig, 100).await, 2);
+    assert_eq!(keys_kept(&rig).await, 2);
+    for _ in 0..2 {
+        assert_eq!(purge_keeping(&rig, 0).await, 0);
+        assert_eq!(keys_kept(&rig).await, 0);
+    }
+    copy.recount();
+    copy.pull_with_keys(&rig.server, 0).await;
+    assert_eq!((copy.resets, copy.deletes), (1, 0));
+    assert_eq!(copy.rows("product"), rig.source("product", "id").await);
 }
 
 /// Keys that are forgotten, or purged, while a page of them is under way.

@@ -12,7 +12,7 @@ pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows, until_told};
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgExecutor, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -313,9 +313,9 @@ fn query(copy: &Copy, limit: usize) -> String {
 }
 
 /// Runs statements.
-pub(crate) async fn run(pool: &PgPool, sql: &str) {
+pub(crate) async fn run(executor: impl PgExecutor<'_>, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(pool)
+        .execute(executor)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error}"));
 }

@@ -1,12 +1,14 @@
 //! The server needs to read, and nothing else.
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
-use highwater_server::admin;
+use highwater_server::admin::{self, EnableOptions, PurgeOptions};
+use highwater_testbed::Database;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::rig::{Copy, Pull as _, Rig, Served};
+use crate::rig::{Copy, Pull as _, Rig, Served, run};
 
 /// A role that may read Highwater's own tables and `product`, and connections that act as it.
 async fn reader(rig: &Rig) -> (String, PgPool) {
@@ -55,6 +57,66 @@ async fn a_role_that_can_only_read_serves() {
     drop(server);
     reader.close().await;
     drop_role(&rig, &role).await;
+}
+
+/// Who owns the tables needs no other right, also on partitions and on those that come later.
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_does_it_all() {
+    let database = Database::create("owned").await.unwrap();
+    let role = format!("owner_{}", database.name());
+    let mut admin = database.connect().await.unwrap();
+    let right = format!(
+        "create role \"{role}\" login; grant create on database \"{}\" to \"{role}\"; grant create on schema public to \"{role}\"",
+        database.name()
+    );
+    run(&mut admin, &right).await;
+    let options = PgConnectOptions::from_str(&database.url())
+        .unwrap()
+        .options([("role", role.as_str())]);
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options);
+    let pool = pool.await.unwrap();
+    let mut owner = pool.acquire().await.unwrap();
+    admin::migrate(&mut owner).await.unwrap();
+    run(
+        &pool,
+        "create table sale (id int, area text, primary key (id, area)) partition by list (area);
+         create table sale_a partition of sale for values in ('a');
+         insert into sale values (1, 'a'), (2, 'a')",
+    )
+    .await;
+    // The second time it finds all there.
+    for _ in 0..2 {
+        admin::enable(&mut owner, "sale", &EnableOptions::default())
+            .await
+            .unwrap();
+    }
+    let server = Served::start(&pool).await;
+    let mut copy = Copy::default();
+    copy.pull(&server, 0).await;
+    run(
+        &pool,
+        "create table sale_b partition of sale for values in ('b');
+         insert into sale values (3, 'b'), (4, 'b'); delete from sale where id in (1, 3);
+         update sale set area = 'b' where id = 2",
+    )
+    .await;
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("sale").len(), 2);
+    run(&pool, "truncate sale_b; insert into sale values (5, 'b')").await;
+    copy.pull(&server, 0).await;
+    assert_eq!(copy.rows("sale").len(), 1);
+    let purge = PurgeOptions::older_than(Duration::ZERO);
+    admin::purge(&mut owner, &purge).await.unwrap();
+    assert!(admin::touch(&mut owner, "sale").await.unwrap());
+    assert!(admin::disable(&mut owner, "sale", true).await.unwrap());
+    drop(owner);
+    drop(server);
+    pool.close().await;
+    run(
+        &mut admin,
+        &format!("drop owned by \"{role}\" cascade; drop role \"{role}\""),
+    )
+    .await;
 }
 
 /// Whoever enables a table and forgets the grant takes nothing from those who pull the others.

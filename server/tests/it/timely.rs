@@ -1,10 +1,13 @@
 //! What takes too long ends in time, in the server or in Postgres, and pages end where their bounds are.
 
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use highwater_server::ServeOptions;
 use highwater_server::limit::{PageBounds, TransactionBounds};
+use highwater_testbed::{Fault, Proxy};
 use serde_json::Value;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::rig::{Copy, Pull as _, Rig, Served};
@@ -57,6 +60,32 @@ async fn a_request_whose_answer_does_not_begin_is_refused_in_time() {
     let since = server.page("").await["next"].as_str().unwrap().to_owned();
     let page = server.page(&format!("since={since}&wait=1")).await;
     assert_eq!(page["more"], false);
+}
+
+/// Since Postgres 17 a role or a database may have one, which ends an answer wherever it is.
+#[tokio::test]
+async fn a_transaction_timeout_of_the_database_ends_no_page() {
+    let table = "create table product (id int primary key, text text)";
+    let (rig, _) = served(table, ServeOptions::default()).await;
+    let version = "select current_setting('server_version_num')::int";
+    let version: i32 = sqlx::query_scalar(version).fetch_one(&rig.pool).await.unwrap();
+    if version < 170_000 {
+        eprintln!("this Postgres has no transaction_timeout: it is left out");
+        return;
+    }
+    let name = rig.database.name();
+    rig.run(&format!(
+        "alter database \"{name}\" set transaction_timeout = 1000"
+    ))
+    .await;
+    let server = Served::start(&rig.database.pool().await.unwrap()).await;
+    rig.run("insert into product select g, repeat(md5(g::text), 100) from generate_series(1, 20000) g")
+        .await;
+    // More than the buffers on its way hold, so that it stands still for as long as nobody reads.
+    let page = server.get("/changes").await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let page: Value = page.json().await.unwrap();
+    assert!(page["changes"].as_array().unwrap().len() > 1_000);
 }
 
 #[tokio::test]
@@ -135,4 +164,38 @@ async fn options_that_contradict_each_other_are_refused_at_the_start() {
             "{said}"
         );
     }
+}
+
+/// One that is frozen, or out of reach, neither answers nor ends its connections, and all who wait depend on one look.
+#[tokio::test]
+async fn a_postgres_that_says_nothing_is_given_up() {
+    let rig = Rig::start("create table product (id int primary key)").await;
+    rig.enable(&["product"]).await;
+    let postgres = PgConnectOptions::from_str(&rig.database.url()).unwrap();
+    let address = format!("{}:{}", postgres.get_host(), postgres.get_port());
+    let proxy = Proxy::before(address.parse().unwrap()).await.unwrap();
+    let (host, port) = (proxy.address().ip().to_string(), proxy.address().port());
+    let pool = PgPoolOptions::new()
+        .connect_with(postgres.host(&host).port(port))
+        .await
+        .unwrap();
+    let options = ServeOptions {
+        page: SHORTEST,
+        transaction: TransactionBounds {
+            statement_time_max: SHORT,
+            ..TransactionBounds::default()
+        },
+        ..ServeOptions::default()
+    };
+    let server = Served::start_with(&pool, options).await;
+    let since = server.page("").await["next"].as_str().unwrap().to_owned();
+    let failed = "highwater_watcher_looks_total{result=\"failed\"}";
+    assert_eq!(server.metric(failed).await, Some(0.0));
+    proxy.set(Fault::Hold);
+    tokio::time::sleep(SHORT * 8).await;
+    proxy.set(Fault::None);
+    assert!(server.metric(failed).await.unwrap() >= 1.0);
+    rig.run("insert into product values (1)").await;
+    let page = server.page(&format!("since={since}&wait=30")).await;
+    assert_eq!(page["changes"].as_array().unwrap().len(), 1);
 }
