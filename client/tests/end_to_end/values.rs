@@ -145,8 +145,10 @@ pub(crate) fn timestamp(random: &mut StdRng) -> String {
         _ => random.random_range(-20_000 * DAY..20_000 * DAY),
     };
     let rounded = micros - micros % *[1, 1_000, 1_000_000].choose(random).unwrap();
-    // Moved as if it were UTC, so that the session's time zone does not matter.
-    format!("timestamptz '2000-01-01 00:00+00' + interval '{rounded} microseconds'")
+    let (days, micros) = (rounded / DAY, rounded % DAY);
+    // Moved as if it were UTC, so that the session's time zone does not matter. Postgres 14 reads no more than about
+    // seventy years in microseconds alone.
+    format!("(timestamp '2000-01-01' + interval '{days} days {micros} microseconds') at time zone 'UTC'")
 }
 
 pub(crate) fn time(random: &mut StdRng) -> String {
