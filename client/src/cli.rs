@@ -174,7 +174,7 @@ pub(crate) struct RunOptions {
     /// Pull at this interval, such as 30s or 500ms. Without it, changes arrive as they are committed.
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub(crate) interval: Option<Duration>,
-    /// When the server has every entity begin anew, wait for a random part of this time first, so
+    /// When the server can no longer serve the store's cursor, wait for a random part of this time first, so
     /// that a fleet does not arrive at once. The old rows stay readable meanwhile; 0s is no wait.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) resync_spread: Duration,

@@ -76,8 +76,9 @@ impl Client {
 
     /// Pulls once, until the store stands at one cut of the source.
     ///
-    /// What can be tried again is tried again, for about half a minute. Dropped before its end it
-    /// leaves the store whole, and the next pull goes on from there.
+    /// What can be tried again is tried again, for about half a minute besides what the attempts take. Dropped before its
+    /// end it leaves the store whole, and the next pull goes on from there. A page that had arrived by then may still be
+    /// committed, which nobody is told of; until then the store is in use.
     pub async fn pull(&self) -> Result<PullReport, Error> {
         self.pull_until(&CancellationToken::new()).await
     }

@@ -145,10 +145,13 @@ pub(crate) fn timestamp(random: &mut StdRng) -> String {
         _ => random.random_range(-20_000 * DAY..20_000 * DAY),
     };
     let rounded = micros - micros % *[1, 1_000, 1_000_000].choose(random).unwrap();
-    let (days, micros) = (rounded / DAY, rounded % DAY);
-    // Moved as if it were UTC, so that the session's time zone does not matter. Postgres 14 reads no more than about
-    // seventy years in microseconds alone.
-    format!("(timestamp '2000-01-01' + interval '{days} days {micros} microseconds') at time zone 'UTC'")
+    let (days, within) = (rounded / DAY, rounded % DAY);
+    let (seconds, micros) = (within / 1_000_000, within % 1_000_000);
+    // Moved as if it were UTC, so that the session's time zone does not matter. Postgres 14 reads no more than 32 bits of
+    // each unit.
+    format!(
+        "(timestamp '2000-01-01' + interval '{days} days {seconds} seconds {micros} microseconds') at time zone 'UTC'"
+    )
 }
 
 pub(crate) fn time(random: &mut StdRng) -> String {
