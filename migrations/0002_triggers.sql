@@ -86,7 +86,7 @@ $$;
 
 -- The key of a row whose shape is no longer the one that `enable` saw (a renamed or retyped
 -- column), by the primary key that the table has now. Null where it has none.
-create function highwater.key_of(relation oid, row_text text) returns text[]
+create function highwater.key_of(relation oid, old_row record) returns text[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
@@ -102,8 +102,7 @@ begin
     join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
     where i.indrelid = key_of.relation and i.indisprimary and k.place <= i.indnkeyatts;
     if fields is not null then
-        execute format('select array[%s] from (select $1::%s as v) r', fields, relation::regclass)
-        into key using row_text;
+        execute format('select array[%s] from (select $1 as v) r', fields) into key using old_row;
     end if;
     return key;
 end
@@ -122,7 +121,7 @@ begin
 end
 $$;
 
-revoke execute on function highwater.key_of(oid, text) from public;
+revoke execute on function highwater.key_of(oid, record) from public;
 
 -- Whoever may execute it may have a trigger of a table of their own call it, and take an entity's rows for truncated.
 -- The owners of entities may, who have triggers on new partitions made.
@@ -330,7 +329,7 @@ begin
         end
         $body$, entity.number, old_key, scope, new_key,
         -- Without the scope that a row was in, those who knew it cannot be told of the key.
-        case when entity.scope_column is null then 'highwater.key_of(tg_relid, old::text)' else 'null' end, xid);
+        case when entity.scope_column is null then 'highwater.key_of(tg_relid, old)' else 'null' end, xid);
 
     if entity.deleted_column is not null then
         return query select 'flag_' || entity.number, '', format($body$

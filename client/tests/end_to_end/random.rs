@@ -312,7 +312,7 @@ async fn execute(connection: &mut PgConnection, sql: &str) {
         let code = error
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code);
-        assert_eq!(code.as_deref(), Some("23505"), "{sql}: {error}");
+        assert_eq!(code.as_deref(), Some("23505"), "{sql}: {error:?}");
         sqlx::raw_sql("rollback").execute(connection).await.unwrap();
     }
 }

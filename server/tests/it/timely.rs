@@ -21,6 +21,17 @@ const SHORTEST: PageBounds = PageBounds {
     send_wait_max: Duration::from_millis(100),
 };
 
+fn short_statements() -> ServeOptions {
+    ServeOptions {
+        page: SHORTEST,
+        transaction: TransactionBounds {
+            statement_time_max: SHORT,
+            ..TransactionBounds::default()
+        },
+        ..ServeOptions::default()
+    }
+}
+
 async fn served(sql: &str, options: ServeOptions) -> (Rig, Served) {
     let rig = Rig::start(sql).await;
     rig.enable(&["product"]).await;
@@ -90,15 +101,7 @@ async fn a_transaction_timeout_of_the_database_ends_no_page() {
 
 #[tokio::test]
 async fn a_statement_that_takes_too_long_is_ended_by_postgres() {
-    let options = ServeOptions {
-        page: SHORTEST,
-        transaction: TransactionBounds {
-            statement_time_max: SHORT,
-            ..TransactionBounds::default()
-        },
-        ..ServeOptions::default()
-    };
-    let (rig, server) = served("create table product (id int primary key)", options).await;
+    let (rig, server) = served("create table product (id int primary key)", short_statements()).await;
     let holder = held(&rig).await;
     assert_refused(&server, "database is not available").await;
     server.until_reached("statement_time_max", 1).await;
@@ -179,15 +182,7 @@ async fn a_postgres_that_says_nothing_is_given_up() {
         .connect_with(postgres.host(&host).port(port))
         .await
         .unwrap();
-    let options = ServeOptions {
-        page: SHORTEST,
-        transaction: TransactionBounds {
-            statement_time_max: SHORT,
-            ..TransactionBounds::default()
-        },
-        ..ServeOptions::default()
-    };
-    let server = Served::start_with(&pool, options).await;
+    let server = Served::start_with(&pool, short_statements()).await;
     let since = server.page("").await["next"].as_str().unwrap().to_owned();
     let failed = "highwater_watcher_looks_total{result=\"failed\"}";
     assert_eq!(server.metric(failed).await, Some(0.0));
