@@ -186,10 +186,11 @@ pub(crate) fn timetz(random: &mut StdRng) -> String {
 pub(crate) fn interval(random: &mut StdRng) -> String {
     let mut part = |bound: i64| random.random_range(-bound..=bound);
     literal(&format!(
-        "{} months {} days {} microseconds",
+        "{} months {} days {} seconds {} microseconds",
         part(5_000),
         part(5_000),
-        part(400_000_000_000)
+        part(400_000),
+        part(1_000_000)
     ))
 }
 
