@@ -47,6 +47,15 @@ const FUNCTIONS: &str = "
     where (p.prosrc = f.body and p.prosecdef = (f.settings like 'security definer%')) is not true
     order by e.number, f.name";
 
+/// Owners of partitioned tables who may not make triggers that call these functions, as new partitions get them.
+const OWNERS: &str = "
+    select distinct e.name, e.relation::regclass::text, pg_get_userbyid(c.relowner)::text
+    from highwater.entity e
+    join pg_class c on c.oid = e.relation and c.relkind = 'p'
+    join pg_proc p on p.pronamespace = 'highwater'::regnamespace and p.proname in ('bury_' || e.number, 'note_truncate')
+    where not has_function_privilege(c.relowner, p.oid, 'execute')
+    order by 1";
+
 const REPLICA: &str = "
     select case when s.setrole = 0 then 'the database ' || d.datname
                 when s.setdatabase = 0 then 'the role ' || r.rolname
@@ -112,6 +121,16 @@ pub(super) async fn check(e: &mut Examination<'_>) -> Result<(), sqlx::Error> {
         e.found(severity, "trigger_function_outdated").of(&name).says(
             format!("the function highwater.{function} {what}"),
             "Columns were altered since, or the function was: what counts as a change is no longer what was chosen.",
+            format!("highwater-server enable '{table}'"),
+        );
+    }
+
+    let rows: Vec<(String, String, String)> =
+        unprepared::query_as(OWNERS).fetch_all(&mut *e.connection).await?;
+    for (name, table, owner) in rows {
+        e.found(Warning, "trigger_owner").of(&name).says(
+            format!("{table} belongs to {owner} since it was enabled"),
+            "That role can make no new partition: its triggers would call functions which are the former owner's.",
             format!("highwater-server enable '{table}'"),
         );
     }

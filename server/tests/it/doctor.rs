@@ -331,6 +331,24 @@ async fn values_that_changed_without_a_write_are_told() {
     assert_eq!(checks(&found(&rig).await), ["values_changed"]);
 }
 
+/// Its new owner may not make triggers that call what the former one has enabled.
+#[tokio::test]
+async fn a_partitioned_table_that_was_given_away_is_told() {
+    let rig = Rig::start("create table part (id int primary key) partition by range (id)").await;
+    rig.enable(&["part"]).await;
+    let owner = format!("owner_{}", rig.database.name());
+    let create = format!(
+        "set role \"{owner}\"; create table part_1 partition of part for values from (1) to (2); reset role"
+    );
+    let give = format!(
+        "create role \"{owner}\"; grant create on schema public to \"{owner}\"; alter table part owner to \"{owner}\""
+    );
+    breaks(&rig, &give, "trigger_owner", Severity::Warning).await;
+    rig.run(&create).await;
+    rig.run(&format!("drop owned by \"{owner}\"; drop role \"{owner}\""))
+        .await;
+}
+
 #[tokio::test]
 async fn indexes_are_there_valid_and_on_every_partition() {
     let rig = Rig::start(
