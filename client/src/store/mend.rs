@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use highwater_shared::block::BLOCK_VERSION;
 use highwater_shared::{BlockHeader, BlockKind, EntityName, PageError, PageParser, PageSink, Trailer};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::block::BlockWriter;
@@ -82,9 +82,10 @@ fn write(
     mending: &Mending,
     mut pieces: mpsc::Receiver<MendingPiece>,
 ) -> Result<Vec<EntityApplied>, Error> {
+    let mut pieces = std::iter::from_fn(|| pieces.blocking_recv()).peekable();
     // Others may write to tables of their own while the server thinks.
-    let mut piece = pieces.blocking_recv();
-    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let _ = pieces.peek();
+    let transaction = connection.unchecked_transaction()?;
     let mut writer = Mender {
         block: None,
         connection,
@@ -110,13 +111,12 @@ fn write(
     // With those answers that have ended.
     let mut counts = writer.counts.clone();
     loop {
-        match piece {
+        match pieces.next() {
             Some(MendingPiece::Chunk(chunk)) => parser.push(&chunk, &mut writer).map_err(from_page)?,
             Some(MendingPiece::End(told)) => {
                 let trailer: Trailer = match std::mem::take(&mut parser).finish() {
                     Err(PageError::Incomplete) => {
                         let _ = told.send(None);
-                        piece = pieces.blocking_recv();
                         continue;
                     }
                     ended => ended.map_err(from_page)?,
@@ -136,7 +136,6 @@ fn write(
             Some(MendingPiece::All) => break,
             None => return Err(Error::Incomplete),
         }
-        piece = pieces.blocking_recv();
     }
     let counts = writer.finish()?;
     if let Standing::MovesTo {

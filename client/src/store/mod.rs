@@ -43,7 +43,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use highwater_shared::{EntityName, PageError, PageParser};
-use rusqlite::TransactionBehavior;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -214,9 +213,7 @@ impl Replica for Store {
     async fn begin_anew(&self, entity: &EntityName) -> Result<(), Error> {
         let entity = entity.clone();
         self.blocking(move |open| {
-            let transaction = open
-                .connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = open.connection.transaction()?;
             if let Some(helper) = sync_helpers::load(&transaction)?.get_mut(&entity) {
                 helper.cursor = None;
                 helper.state = State::Waiting;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 
 use super::checkpoint::Checkpoint;
 use super::{look, schema};
@@ -139,6 +139,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Error> {
 
 fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Error> {
     connection.busy_timeout(Duration::from_secs(BUSY_SECONDS_MAX))?;
+    // One that reads first and would write then is told at once that somebody else writes, and does not wait.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     // Again, now that the lock is held and nobody else changes it.
     look::check_ours(connection, path)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT_MAX);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use highwater_shared::{BlockHeader, BlockKind, EntityName, PageSink, Trailer};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction};
 
 use super::block::BlockWriter;
 use super::checkpoint;
@@ -159,10 +159,7 @@ impl<'c, 'o> PageWriter<'c, 'o> {
         if self.transaction.is_some() {
             return Ok(());
         }
-        self.transaction = Some(Transaction::new_unchecked(
-            self.connection,
-            TransactionBehavior::Immediate,
-        )?);
+        self.transaction = Some(self.connection.unchecked_transaction()?);
         self.helpers = sync_helpers::load(self.connection)?;
         let newest = self.helpers.values().map(|helper| helper.sequence).max();
         self.sequence = newest.unwrap_or(0).saturating_add(1);

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use highwater_shared::EntityName;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
 use super::open::{self, beside, io_error};
 use super::{no_room, past, sync_helpers, table};
@@ -69,8 +69,7 @@ pub fn reset(path: impl AsRef<Path>, entities: &[EntityName]) -> Result<Reset, E
 
 /// Resets entities in one transaction, and finds damage that would meet the next pull.
 pub(super) fn in_place(connection: &mut Connection, entities: &[EntityName]) -> Result<Reset, Error> {
-    // One that reads first and would write then is told at once that somebody else writes, and does not wait.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction()?;
     let before = sync_helpers::load(&transaction)?;
     let mut reset = Reset {
         entities: choose(&transaction, entities)?,
