@@ -42,8 +42,7 @@ declare
     has_changed boolean;
 begin
     -- The table before the entity, as whoever enables or touches it locks them.
-    select e.* into target from highwater.entity e where e.number = purge.entity;
-    execute format('lock table %s in row exclusive mode', target.relation);
+    execute format('lock table %s in row exclusive mode', (select e.relation from highwater.entity e where e.number = purge.entity));
     select e.* into target from highwater.entity e where e.number = purge.entity for update;
     key := highwater.printed_key(target);
     -- The trigger on delete looks for these: what is purged leaves no tombstone.

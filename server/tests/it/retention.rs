@@ -215,13 +215,7 @@ async fn a_purge_waits_for_a_table_without_holding_its_entity() {
     let (purged, ()) = tokio::join!(purge_keeping(&rig, 100), async {
         let waits =
             "select exists (select from pg_locks where relation = 'product'::regclass and not granted)";
-        while !sqlx::query_scalar::<_, bool>(waits)
-            .fetch_one(&rig.pool)
-            .await
-            .unwrap()
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(&rig.pool, waits).await;
         run(&mut other, "update highwater.entity set name = name; commit").await;
     });
     assert_eq!(purged, 1);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use highwater_server::{Listeners, ServeOptions};
 pub(crate) use highwater_testbed::Copy;
 use highwater_testbed::{Cluster, Database, Profile, Rows, live_rows, until_told};
 use serde_json::Value;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgExecutor, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -310,6 +311,15 @@ fn query(copy: &Copy, limit: usize) -> String {
         query.push_str(&format!("limit={limit}"));
     }
     query
+}
+
+/// A pool whose connections act as a role.
+pub(crate) async fn acting_as(database: &Database, role: &str) -> PgPool {
+    let options = PgConnectOptions::from_str(&database.url()).expect("a URL");
+    let pool = PgPoolOptions::new().max_connections(4);
+    pool.connect_with(options.options([("role", role)]))
+        .await
+        .expect("a pool")
 }
 
 /// Runs statements.

@@ -1,14 +1,12 @@
 //! The server needs to read, and nothing else.
 
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use highwater_server::admin::{self, EnableOptions, PurgeOptions};
 use highwater_testbed::Database;
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::rig::{Copy, Pull as _, Rig, Served, run};
+use crate::rig::{Copy, Pull as _, Rig, Served, acting_as, run};
 
 /// A role that may read Highwater's own tables and `product`, and connections that act as it.
 async fn reader(rig: &Rig) -> (String, PgPool) {
@@ -18,11 +16,8 @@ async fn reader(rig: &Rig) -> (String, PgPool) {
          grant select on all tables in schema highwater to \"{role}\"; grant select on product to \"{role}\""
     ))
     .await;
-    let options = PgConnectOptions::from_str(&rig.database.url())
-        .unwrap()
-        .options([("role", role.as_str())]);
-    let pool = PgPoolOptions::new().max_connections(4).connect_with(options);
-    (role, pool.await.unwrap())
+    let pool = acting_as(&rig.database, &role).await;
+    (role, pool)
 }
 
 async fn drop_role(rig: &Rig, role: &str) {
@@ -70,11 +65,7 @@ async fn an_owner_who_is_no_superuser_does_it_all() {
         database.name()
     );
     run(&mut admin, &right).await;
-    let options = PgConnectOptions::from_str(&database.url())
-        .unwrap()
-        .options([("role", role.as_str())]);
-    let pool = PgPoolOptions::new().max_connections(4).connect_with(options);
-    let pool = pool.await.unwrap();
+    let pool = acting_as(&database, &role).await;
     let mut owner = pool.acquire().await.unwrap();
     admin::migrate(&mut owner).await.unwrap();
     run(

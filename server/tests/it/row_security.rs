@@ -1,15 +1,13 @@
 //! A server whose role is limited by row security: it serves the rows that it may read and no others, and
 //! what it could not serve exactly it does not serve.
 
-use std::str::FromStr as _;
 use std::time::Duration;
 
 use highwater_server::admin::{self, PurgeOptions};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::rig::{Copy, Pull as _, Rig, Served};
+use crate::rig::{Copy, Pull as _, Rig, Served, acting_as};
 use crate::why::ask_of;
 
 const TABLES: &str = "create table product (id int primary key, tenant_id int not null, name text);
@@ -59,14 +57,7 @@ impl Tenants {
     }
 
     async fn pool(&self, place: usize) -> PgPool {
-        let options = PgConnectOptions::from_str(&self.rig.database.url())
-            .unwrap()
-            .options([("role", self.roles[place].as_str())]);
-        PgPoolOptions::new()
-            .max_connections(4)
-            .connect_with(options)
-            .await
-            .unwrap()
+        acting_as(&self.rig.database, &self.roles[place]).await
     }
 
     async fn serve(&self, place: usize) -> Served {
